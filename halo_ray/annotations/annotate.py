@@ -1,0 +1,81 @@
+"""Ask the oracle for the selected regions and commit its answers to the ledger."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from halo_ray.acquisition.threshold import order_keys
+from halo_ray.annotations.ledger import LEDGER, Ledger
+from halo_ray.annotations.oracles import GroundTruth
+from halo_ray.checkpoint import weights_checksum
+from halo_ray.context import Context
+from halo_ray.pipeline import stream
+
+_PICK = ["y", "x", "score", "radius", "entropy", "guess", "probability"]
+
+
+def annotate(context: Context, number: int, selection: str, candidates: str, checkpoint: str) -> dict[str, Any]:
+    """Buys the labels of the regions that ``selection`` chose among ``candidates``.
+
+    Returns:
+        JSON-able: ``pixels`` bought in this round.
+    """
+    storage, config = context.storage, context.config
+    requests = _requests(context, number, storage.read_json(selection)["counts"], candidates)
+    oracle = GroundTruth(
+        context.classes, config.acquisition.region_radius, number, weights_checksum(storage, checkpoint)
+    )
+    buffer, pixels = io.BytesIO(), 0
+    with pq.ParquetWriter(buffer, LEDGER) as writer:
+        answers = stream(requests, config.execution.block_images, oracle) if requests.num_rows else None
+        for batch in answers.iter_batches(batch_size=None, batch_format="pyarrow") if answers else ():
+            writer.write_table(batch.cast(LEDGER))
+            pixels += batch.num_rows
+    storage.write(Ledger.file(number), buffer.getvalue())
+    return {"pixels": pixels}
+
+
+def _requests(context: Context, number: int, counts: dict[str, int], candidates: str) -> pa.Table:
+    """One row per image with picks, by image id: its label, the regions asked before, and its picks in order."""
+    storage = context.storage
+    wanted = pa.array(list(counts), pa.string())
+    tables = [pq.read_table(path, filesystem=storage.filesystem) for path in storage.files(candidates)]
+    touched = pa.concat_tables(table.filter(pc.is_in(table["image_id"], wanted)) for table in tables)
+    picks: dict[str, list[dict[str, Any]]] = {}
+    for row in _first_of_each(touched, counts).to_pylist():
+        picks.setdefault(row["image_id"], []).append({name: row[name] for name in _PICK})
+    label_of = dict(zip(*(context.splits.pool[name].to_pylist() for name in ("image_id", "label_uri")), strict=True))
+    asked = Ledger(storage).asked_regions(number)
+    rows = []
+    for image_id in sorted(picks):
+        asked_y, asked_x = asked.get(image_id, ([], []))
+        rows.append(
+            {
+                "image_id": image_id,
+                "label_uri": label_of[image_id],
+                "asked_y": asked_y,
+                "asked_x": asked_x,
+                "picks": picks[image_id],
+            }
+        )
+    places = pa.list_(pa.int64())
+    pick = pa.struct([LEDGER.field(name) for name in _PICK])
+    names = [("image_id", pa.string()), ("label_uri", pa.string()), ("asked_y", places), ("asked_x", places)]
+    return pa.Table.from_pylist(rows, schema=pa.schema([*names, ("picks", pa.list_(pick))]))
+
+
+def _first_of_each(table: pa.Table, counts: dict[str, int]) -> pa.Table:
+    """The first counts[image_id] candidates of each image in picking order."""
+    ids = table["image_id"].to_numpy(zero_copy_only=False).astype(str)
+    order = np.lexsort((table["x"].to_numpy(), table["y"].to_numpy(), ~order_keys(table["score"].to_numpy()), ids))
+    ids = ids[order]
+    # Rank within the image: distance from where its run of rows begins.
+    rank = np.arange(len(ids)) - np.searchsorted(ids, ids)
+    limit = np.array([counts[image_id] for image_id in ids], np.int64)
+    return table.take(order[rank < limit])

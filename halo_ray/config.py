@@ -1,0 +1,196 @@
+"""The typed configuration of an experiment: sections live beside their owners, this file puts them together."""
+
+from __future__ import annotations
+
+import re
+import sys
+from argparse import ArgumentError
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, NoReturn, get_type_hints
+
+import jsonargparse
+import yaml
+
+from halo_ray.acquisition.budget import AcquisitionConfig
+from halo_ray.data.manifest import DataConfig
+from halo_ray.errors import InputError
+from halo_ray.models.build import ModelConfig
+from halo_ray.runtime import ExecutionConfig
+from halo_ray.suggest import nearest
+from halo_ray.training import TrainingConfig
+
+_PARSER_KEYS = ("help", "config", "preset", "print_config")
+
+
+@dataclass(frozen=True)
+class Config:
+    """An experiment. All but output_dir, data_root, data.*.root and execution.* is its identity."""
+
+    output_dir: str = "runs/demo"
+    """Directory or URI (s3://, gs://) of the experiment; the same command continues what lies there."""
+    data_root: str = ""
+    """Directory or URI below which the images lie; unused by synthetic scenes."""
+    seed: int = 0
+    """Seed of all random choices."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Images, labels and classes"""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Segmentation network"""
+    acquisition: AcquisitionConfig = field(default_factory=AcquisitionConfig)
+    """Which pixels are bought"""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """Training"""
+    execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+    """Machines and processes; may change when a run is resumed"""
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise InputError(f"seed is {self.seed}: it must be 0 or more")
+        if not self.output_dir:
+            raise InputError("output_dir is empty: name a directory")
+
+
+def parse_config(arguments: Sequence[str], presets: Path) -> Config:
+    """The configuration that a command line asks for: defaults, then --preset or --config, then single options.
+
+    Args:
+        arguments: without the program's name.
+        presets: directory of the files that --preset names.
+
+    Raises:
+        InputError: unknown key (the nearest valid one is named), wrong type, contradiction.
+        SystemExit: after --help and --print_config.
+    """
+    arguments = list(_expand_presets(arguments, presets))
+    valid = set(_keys(Config))
+    for argument in arguments:
+        option = re.match(r"--([^=+]+)", argument)
+        if option and option[1] not in valid and option[1].partition("=")[0] not in _PARSER_KEYS:
+            raise InputError(f"unknown option --{option[1]}; {nearest(option[1], valid)}")
+    parser = _parser()
+    try:
+        parsed = parser.instantiate(parser.parse_args(arguments))
+    except ArgumentError as error:
+        raise InputError(_one_sentence(str(error))) from error
+    return Config(**{item.name: getattr(parsed, item.name) for item in fields(Config)})
+
+
+def config_from_yaml(text: str | bytes, name: str) -> Config:
+    """The configuration in a YAML document; ``name`` is what errors call it."""
+    parser = _parser()
+    try:
+        parsed = parser.instantiate(parser.parse_object(_checked_tree(text, name)))
+    except ArgumentError as error:
+        raise InputError(f"{name}: {_one_sentence(str(error))}") from error
+    return Config(**{item.name: getattr(parsed, item.name) for item in fields(Config)})
+
+
+def config_to_yaml(config: Config) -> str:
+    return yaml.safe_dump(_plain(asdict(config)), sort_keys=False)
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """The keys that make an experiment what it is, dotted, with their values; others may change at a resume."""
+    flat = _flat(_plain(asdict(config)))
+    places = ("output_dir", "data_root")
+    return {
+        key: value
+        for key, value in flat.items()
+        if key not in places and not key.startswith("execution.") and not key.endswith(".root")
+    }
+
+
+class _Parser(jsonargparse.ArgumentParser):
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise InputError(_one_sentence(message)) from ex
+
+
+def _parser() -> _Parser:
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = _Parser(
+        prog=Path(sys.argv[0]).name,
+        description="HALO: buy labels for the pixels that are worth it.",
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--preset", help="Name of a file in jobs/presets, without .yaml; options after it win.")
+    parser.add_argument("--config", action="config", help="YAML file with any of the keys below; options after it win.")
+    parser.add_class_arguments(Config)
+    return parser
+
+
+def _expand_presets(arguments: Sequence[str], presets: Path) -> list[str]:
+    """The same arguments with every preset as the configuration file it stands for; files are checked."""
+    known = sorted(path.stem for path in presets.glob("*.yaml"))
+    out: list[str] = []
+    waiting = list(arguments)
+    while waiting:
+        option, _, value = waiting.pop(0).partition("=")
+        if option not in ("--preset", "--config"):
+            out.append(f"{option}={value}" if _ else option)
+            continue
+        if not _ and not waiting:
+            raise InputError(f"{option} needs a name")
+        value = value if _ else waiting.pop(0)
+        if option == "--preset":
+            if value not in known:
+                raise InputError(f"no preset {value!r} in {presets}; {nearest(value, known)}")
+            value = str(presets / f"{value}.yaml")
+        try:
+            _checked_tree(Path(value).read_bytes(), value)
+        except OSError as error:
+            raise InputError(f"--config {value} cannot be read: {error.strerror}") from error
+        out.append(f"--config={value}")
+    return out
+
+
+def _checked_tree(text: str | bytes, name: str) -> dict[str, Any]:
+    """The YAML document as a tree whose keys are all known."""
+    try:
+        tree = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise InputError(f"{name} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise InputError(f"{name} must hold keys with values")
+    valid = _keys(Config)
+    for key in _flat(tree):
+        # A section given as a whole (null, say) is left to the parser, which knows its type.
+        if key not in valid and not any(v.startswith(f"{key}.") for v in valid):
+            raise InputError(f"{name}: unknown key {key}; {nearest(key, valid)}")
+    return tree
+
+
+def _keys(section: type[Any]) -> list[str]:
+    """Dotted names of all fields below a configuration section, sections included."""
+    hints = get_type_hints(section)
+    keys: list[str] = []
+    for item in fields(section):
+        keys.append(item.name)
+        if is_dataclass(hints[item.name]):
+            keys += [f"{item.name}.{key}" for key in _keys(hints[item.name])]
+    return keys
+
+
+def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            out.update({f"{key}.{below}": v for below, v in _flat(value).items()})
+        else:
+            out[str(key)] = value
+    return out
+
+
+def _plain(value: Any) -> Any:
+    """The same tree without tuples, which YAML does not have."""
+    if isinstance(value, dict):
+        return {key: _plain(below) for key, below in value.items()}
+    return [_plain(below) for below in value] if isinstance(value, (list, tuple)) else value
+
+
+def _one_sentence(message: str) -> str:
+    text = " ".join(message.split())
+    text = re.sub(r"Parser key \"([^\"]+)\": ", r"\1: ", text)
+    return re.sub(r"<class '(\w+)'>|typing\.", lambda m: m[1] or "", text).rstrip(".")

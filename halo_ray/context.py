@@ -1,0 +1,125 @@
+"""Open an experiment: what every stage of it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+
+from halo_ray.acquisition.budget import RoundPlan, plan_budget
+from halo_ray.config import Config, config_from_yaml, config_to_yaml, identity
+from halo_ray.data.classes import ClassSet, class_set
+from halo_ray.data.manifest import SPLITS, Splits, list_splits, load_splits, save_splits, sizes
+from halo_ray.errors import InputError
+from halo_ray.pipeline import inspect_splits
+from halo_ray.runtime import ray_session
+from halo_ray.storage import Stages, Storage, round_directory
+
+_CONFIG, _PLAN = "config.yaml", "plan.json"
+
+
+@dataclass(frozen=True)
+class Context:
+    """An opened experiment: its configuration, its storage, and the data it runs on."""
+
+    config: Config
+    storage: Storage
+    splits: Splits
+    classes: ClassSet
+    plan: list[RoundPlan]
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(height, width) in pixels of the network's input."""
+        return self.config.data.height, self.config.data.width
+
+
+@contextmanager
+def open_experiment(config: Config) -> Iterator[Context]:
+    """Begins or resumes the experiment in ``config.output_dir``, connected to Ray while the body runs.
+
+    Nothing is written before the configuration, the data and the cluster were found usable.
+
+    Raises:
+        InputError: one of them is not, or the directory holds another experiment.
+    """
+    storage = Storage(config.output_dir)
+    storage.check_writable()
+    begun = storage.exists(_CONFIG)
+    planned = _planned_rounds(storage, config) if begun else []
+    classes = class_set(config.data.class_set)
+    splits = list_splits(config.data, config.data_root, config.seed)
+    with ray_session(config.execution):
+        if begun:
+            splits = _with_stored_sizes(splits, load_splits(storage), storage)
+        else:
+            splits = inspect_splits(splits, classes, config.execution)
+        plan = planned
+        if len(planned) < config.acquisition.rounds:
+            plan = plan_budget(config.acquisition, sizes(splits.pool), planned)
+        if not begun:
+            save_splits(splits, storage)
+        if plan != planned:
+            storage.write_json(_PLAN, [asdict(round_plan) for round_plan in plan])
+            # Last, because it says that an experiment has begun and is whole.
+            storage.write(_CONFIG, config_to_yaml(config).encode())
+        yield Context(config, storage, splits, classes, plan)
+
+
+def finished_rounds(config: Config) -> int | None:
+    """How many rounds the experiment in ``config.output_dir`` has finished; None where there is none or it goes on.
+
+    Raises:
+        InputError: the directory holds another experiment.
+    """
+    storage = Storage(config.output_dir)
+    if not storage.exists(_CONFIG):
+        return None
+    planned = _planned_rounds(storage, config)
+    done = all_rounds_done(storage, len(planned))
+    return len(planned) if done and len(planned) == config.acquisition.rounds else None
+
+
+def all_rounds_done(storage: Storage, rounds: int) -> bool:
+    return Stages(storage).done(f"{round_directory(rounds)}/record")
+
+
+def _planned_rounds(storage: Storage, config: Config) -> list[RoundPlan]:
+    """The plan of the experiment that lies in ``storage``, if ``config`` means the same one, maybe with more rounds."""
+    stored = config_from_yaml(storage.read(_CONFIG), f"{storage.uri}/{_CONFIG}")
+    planned = [RoundPlan(**entry) for entry in storage.read_json(_PLAN)]
+    before, now = identity(stored), identity(config)
+    different = sorted(key for key in now if now[key] != before[key])
+    if config.acquisition.rounds > len(planned) and all_rounds_done(storage, len(planned)):
+        if config.acquisition.budget <= stored.acquisition.budget:
+            raise InputError(
+                f"acquisition.rounds asks for {config.acquisition.rounds - len(planned)} more rounds of a finished "
+                f"experiment, whose budget is spent: raise acquisition.budget above {stored.acquisition.budget} too"
+            )
+        different = [key for key in different if key not in ("acquisition.rounds", "acquisition.budget")]
+    if different:
+        raise InputError(
+            f"{storage.uri} holds another experiment, with other {', '.join(different)} "
+            f"(there {', '.join(str(before[key]) for key in different)}): name another output_dir or change them back"
+        )
+    return planned
+
+
+def _with_stored_sizes(listed: Splits, stored: Splits, storage: Storage) -> Splits:
+    """The listed files with the sizes found when the experiment began; the same images may lie elsewhere now."""
+    tables: dict[str, pa.Table] = {}
+    for split in SPLITS:
+        now, before = getattr(listed, split), getattr(stored, split)
+        changed = set(now["image_id"].to_pylist()) ^ set(before["image_id"].to_pylist())
+        if changed:
+            raise InputError(
+                f"data.{split} is not what {storage.uri} was begun with (image {min(changed)!r} came or went): "
+                "restore it or name another output_dir"
+            )
+        tables[split] = pa.Table.from_arrays(
+            [now["image_id"], now["image_uri"], now["label_uri"], before["height"], before["width"]],
+            schema=before.schema,
+        )
+    return Splits(**tables)

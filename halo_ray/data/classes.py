@@ -1,0 +1,112 @@
+"""Class sets: names, colours, and the lookup from the ids in label files to training classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from halo_ray.data import synthetic
+from halo_ray.errors import InputError
+from halo_ray.storage import resolve
+from halo_ray.suggest import nearest
+
+IGNORE = 255
+"""Class of pixels that no loss and no metric sees."""
+
+_INVALID = -1
+
+
+@dataclass(frozen=True)
+class ClassSet:
+    """The classes of a task, numbered 0..C−1 in training."""
+
+    name: str
+    """What the set is called in configs."""
+    classes: tuple[str, ...]
+    """Class names in training order."""
+    ids: tuple[int, ...] = ()
+    """The id of each class in label files; empty: 0, 1, 2, ..."""
+    ignore_ids: tuple[int, ...] = (IGNORE,)
+    """Ids in label files that mean void."""
+    colors: tuple[tuple[int, int, int], ...] = field(default=(), repr=False)
+    """RGB of each class, for pictures; empty: evenly spaced hues."""
+
+    def __post_init__(self) -> None:
+        if len(self.classes) < 2:
+            raise InputError(f"class set {self.name} needs at least two classes")
+        for key, values in (("ids", self.ids), ("colors", self.colors)):
+            if values and len(values) != len(self.classes):
+                raise InputError(
+                    f"class set {self.name}: {key} has {len(values)} entries for {len(self.classes)} classes"
+                )
+        used = [*(self.ids or range(len(self.classes))), *self.ignore_ids]
+        if len(set(used)) < len(used) or not all(0 <= i <= 255 for i in used):
+            raise InputError(f"class set {self.name}: ids and ignore_ids must differ from each other and lie in 0..255")
+
+    def lookup(self) -> npt.NDArray[np.int16]:
+        """(256,) training class of each file id: IGNORE for void, −1 for ids outside the set."""
+        table = np.full(256, _INVALID, np.int16)
+        table[list(self.ids or range(len(self.classes)))] = np.arange(len(self.classes))
+        table[list(self.ignore_ids)] = IGNORE
+        return table
+
+    def to_classes(self, raw: npt.NDArray[np.uint8], uri: str) -> npt.NDArray[np.uint8]:
+        """Training classes (H, W) of the file ids ``raw`` (H, W).
+
+        Raises:
+            InputError: an id is outside the set; names ``uri``.
+        """
+        mapped = self.lookup()[raw]
+        if mapped.min() < 0:
+            wrong = sorted({int(i) for i in np.unique(raw[mapped < 0])})
+            raise InputError(
+                f"label {uri} holds id {wrong[0]}, which class set {self.name} does not know: map or ignore it"
+            )
+        return mapped.astype(np.uint8)
+
+    def palette(self) -> npt.NDArray[np.uint8]:
+        """(C, 3) RGB colours."""
+        if self.colors:
+            return np.array(self.colors, np.uint8)
+        hue = np.arange(len(self.classes))[:, None] * 2.399963  # the golden angle keeps neighbours apart
+        return np.uint8(127.5 + 110 * np.cos(hue + np.array([0.0, 2.1, 4.2])))
+
+
+_CAMVID11 = ClassSet(
+    "camvid11",
+    ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"),
+    ignore_ids=(11, IGNORE),
+    colors=(
+        (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (0, 0, 192), (128, 128, 0),
+        (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
+    ),
+)  # fmt: skip
+_KNOWN = {"camvid11": _CAMVID11, "synthetic": ClassSet("synthetic", synthetic.CLASSES)}
+
+
+def class_set(name: str) -> ClassSet:
+    """The class set of that name, or read from the YAML file of that path (keys as in ClassSet).
+
+    Raises:
+        InputError: neither a known name nor a readable class set file.
+    """
+    if name in _KNOWN:
+        return _KNOWN[name]
+    if not name.endswith((".yaml", ".yml")):
+        raise InputError(f"data.class_set: no class set {name!r}; {nearest(name, _KNOWN)} (or give a YAML file)")
+    filesystem, path = resolve(name)
+    try:
+        with filesystem.open_input_stream(path) as stream:
+            fields = yaml.safe_load(bytes(stream.read()))
+        return ClassSet(
+            name=str(fields.get("name", name)),
+            classes=tuple(fields["classes"]),
+            ids=tuple(fields.get("ids", ())),
+            ignore_ids=tuple(fields.get("ignore_ids", (IGNORE,))),
+            colors=tuple((int(r), int(g), int(b)) for r, g, b in fields.get("colors", ())),
+        )
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"class set file {name} cannot be used ({error!r}): give at least a list 'classes'") from error

@@ -1,0 +1,99 @@
+"""The three splits of an experiment: what images exist, where they lie and how large they are."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from halo_ray.data.readers import SplitConfig, list_split
+from halo_ray.errors import InputError
+from halo_ray.storage import Storage
+
+SPLITS = ("source", "pool", "validation")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Images, labels and classes."""
+
+    source: SplitConfig = field(default_factory=lambda: SplitConfig(split="source", count=256))
+    """Labelled images of the source domain, for pretraining and training."""
+    pool: SplitConfig = field(default_factory=lambda: SplitConfig(split="target", count=160))
+    """Images of the target domain, from which pixels are bought; their labels are seen by the oracle alone."""
+    validation: SplitConfig = field(default_factory=lambda: SplitConfig(split="target", count=64, first=100_000))
+    """Labelled images of the target domain, never trained on."""
+    class_set: str = "synthetic"
+    """synthetic, camvid11, or the path of a YAML file (classes, ids, ignore_ids, colors)."""
+    height: int = 128
+    """Height in pixels to which images are resized for the network; labels keep their own."""
+    width: int = 256
+    """Width in pixels to which images are resized for the network."""
+
+    def __post_init__(self) -> None:
+        for key in ("height", "width"):
+            if getattr(self, key) < 32:
+                raise InputError(f"data.{key} is {getattr(self, key)}: the network needs at least 32 pixels")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """One manifest (columns: readers.MANIFEST) for each split."""
+
+    source: pa.Table
+    pool: pa.Table
+    validation: pa.Table
+
+    @property
+    def pool_pixels(self) -> int:
+        """Number of pixels of the pool, at label resolution."""
+        return sum(h * w for h, w in sizes(self.pool))
+
+    def fingerprint(self) -> str:
+        """Hash of ids and sizes: equal where the same images lie under another root."""
+        digest = hashlib.sha256()
+        for split in SPLITS:
+            table = getattr(self, split)
+            for row in zip(*(table[name].to_pylist() for name in ("image_id", "height", "width")), strict=True):
+                digest.update(repr((split, *row)).encode())
+        return digest.hexdigest()[:16]
+
+
+def list_splits(config: DataConfig, data_root: str, seed: int) -> Splits:
+    """Lists all three splits from their folders.
+
+    Raises:
+        InputError: as list_split; a split without labels that needs them; an image id that stands twice.
+    """
+    tables = {split: list_split(getattr(config, split), data_root, key=f"data.{split}", seed=seed) for split in SPLITS}
+    for split, table in tables.items():
+        if table["label_uri"].null_count:
+            use = "the ground-truth oracle" if split == "pool" else "training" if split == "source" else "evaluation"
+            raise InputError(f"data.{split}.labels is not set, but {use} needs labels: set it")
+        ids = table["image_id"].to_pylist()
+        for one, other in zip(ids, ids[1:], strict=False):
+            if one == other:
+                raise InputError(f"data.{split}: image id {one!r} stands twice: ids must be unique")
+    both = set(tables["pool"]["image_uri"].to_pylist()) & set(tables["validation"]["image_uri"].to_pylist())
+    if both:
+        raise InputError(f"data.validation shares image {min(both)} with data.pool: validation must not be trained on")
+    return Splits(**tables)
+
+
+def save_splits(splits: Splits, storage: Storage) -> None:
+    for split in SPLITS:
+        buffer = io.BytesIO()
+        pq.write_table(getattr(splits, split), buffer)
+        storage.write(f"manifests/{split}.parquet", buffer.getvalue())
+
+
+def load_splits(storage: Storage) -> Splits:
+    return Splits(**{split: pq.read_table(io.BytesIO(storage.read(f"manifests/{split}.parquet"))) for split in SPLITS})
+
+
+def sizes(table: pa.Table) -> list[tuple[int, int]]:
+    """(height, width) of each image of a manifest."""
+    return list(zip(table["height"].to_pylist(), table["width"].to_pylist(), strict=True))

@@ -1,0 +1,12 @@
+"""Errors that the user can mend."""
+
+
+class InputError(Exception):
+    """A configuration, file or machine that cannot be used as it is.
+
+    The message is one sentence that names the file, key or id, and what to do; jobs print it and exit with code 2.
+    """
+
+
+class BadRecord(InputError):
+    """An image or label that cannot be used; the message names its file."""

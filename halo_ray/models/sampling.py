@@ -1,0 +1,38 @@
+"""Read maps of the network at places in the image, as if they had been upsampled (bilinear, align_corners=True)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def at_places(maps: Tensor, image: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """Values of low-resolution maps at single places, without upsampling the maps.
+
+    Args:
+        maps: (N, C, h, w).
+        image: (P,) index of each place's image, 0..N−1.
+        y, x: (P,) places in [0, 1], from the centre of the first pixel to that of the last.
+
+    Returns:
+        (P, C), differentiable with respect to ``maps``.
+    """
+    rows, cols = maps.shape[-2:]
+    i, fy = _cell(y * (rows - 1), rows)
+    j, fx = _cell(x * (cols - 1), cols)
+    below, right = (i + 1).clamp_max(rows - 1), (j + 1).clamp_max(cols - 1)
+    channels_last = maps.permute(0, 2, 3, 1)
+    top = torch.lerp(channels_last[image, i, j], channels_last[image, i, right], fx.to(maps.dtype)[:, None])
+    bottom = torch.lerp(channels_last[image, below, j], channels_last[image, below, right], fx.to(maps.dtype)[:, None])
+    return torch.lerp(top, bottom, fy.to(maps.dtype)[:, None])
+
+
+def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, C, H, W) of maps (N, C, h, w)."""
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=True)
+
+
+def _cell(place: Tensor, cells: int) -> tuple[Tensor, Tensor]:
+    index = place.floor().clamp(0, cells - 1)
+    return index.long(), place - index

@@ -1,0 +1,67 @@
+"""Ray Data streams over a manifest: blocks of rows, decoded in tasks, computed on an autoscaling pool of actors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+import ray.data
+
+from halo_ray.data.classes import ClassSet
+from halo_ray.data.decoding import InspectRecords
+from halo_ray.data.manifest import SPLITS, Splits
+from halo_ray.data.readers import MANIFEST
+from halo_ray.errors import InputError
+from halo_ray.runtime import ExecutionConfig, uses_gpu
+
+Transform = Callable[[pa.Table], pa.Table]
+
+
+def stream(table: pa.Table, block_rows: int, transform: Transform) -> ray.data.Dataset:
+    """``transform`` of a table, a task for every ``block_rows`` rows; order is kept."""
+    blocks = [table.slice(start, block_rows) for start in range(0, table.num_rows, block_rows)]
+    return ray.data.from_arrow(blocks).map_batches(transform, batch_size=None, batch_format="pyarrow")
+
+
+def compute_on_actors(
+    table: pa.Table, decode: Transform, worker: type[Any], arguments: dict[str, Any], config: ExecutionConfig
+) -> ray.data.Dataset:
+    """Decoded batches of ``table`` through actors of the class ``worker``, each made with ``arguments``.
+
+    Batches and blocks are transport only: ``worker`` must give each image the same result in any company.
+    """
+    gpu = uses_gpu(config)
+    actors = min(config.max_actors, -(-table.num_rows // config.block_images))
+    return stream(table, config.block_images, decode).map_batches(
+        worker,
+        fn_constructor_kwargs={**arguments, "device": "cuda" if gpu else "cpu"},
+        compute=ray.data.ActorPoolStrategy(min_size=min(config.min_actors, actors), max_size=actors),
+        batch_size=config.batch_images,
+        batch_format="pyarrow",
+        num_cpus=config.cpus_per_actor,
+        num_gpus=1 if gpu else 0,
+    )
+
+
+def inspect_splits(splits: Splits, classes: ClassSet, config: ExecutionConfig) -> Splits:
+    """The splits with every size filled in.
+
+    Raises:
+        InputError: an image or a label cannot be used; names the first file and counts the others.
+    """
+    inspected: dict[str, pa.Table] = {}
+    problems: list[str] = []
+    for split in SPLITS:
+        table = getattr(splits, split)
+        if table["height"].null_count:
+            batches = stream(table, config.block_images, InspectRecords(classes)).iter_batches(
+                batch_size=None, batch_format="pyarrow"
+            )
+            table = pa.concat_tables(batches)
+            problems += [problem for problem in table["problem"].to_pylist() if problem is not None]
+        inspected[split] = table.select(MANIFEST.names)
+    if problems:
+        others = f" ({len(problems) - 1} more records have problems)" if len(problems) > 1 else ""
+        raise InputError(problems[0] + others)
+    return Splits(**inspected)

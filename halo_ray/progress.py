@@ -1,0 +1,57 @@
+"""Progress of a stage: a bar on a terminal, a line now and then elsewhere; both with rate and time left."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import ray
+from tqdm import tqdm
+
+POLL_SECONDS = 0.5
+LINE_SECONDS = 10.0
+
+
+@contextmanager
+def progress(label: str, total: int, unit: str, done: Callable[[], int]) -> Iterator[None]:
+    """Shows how far ``done()`` has come towards ``total`` while the body runs; called in a thread of its own."""
+    start = time.monotonic()
+    stop = threading.Event()
+    terminal = sys.stderr.isatty()
+    interval = POLL_SECONDS if terminal else LINE_SECONDS
+
+    def show(count: int, end: str) -> None:
+        text = tqdm.format_meter(
+            count, total, time.monotonic() - start, prefix=label, unit=unit, ncols=90 if terminal else 0
+        )
+        print(("\r" if terminal else "") + text, end=end, file=sys.stderr, flush=True)
+
+    def poll() -> None:
+        while not stop.wait(interval):
+            show(done(), "" if terminal else "\n")
+
+    thread = threading.Thread(target=poll, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    show(total, "\n")
+
+
+@ray.remote(num_cpus=0)
+class StepBoard:
+    """The step that each training process has reached, for whoever shows it."""
+
+    def __init__(self) -> None:
+        self._steps: dict[int, int] = {}
+
+    def set(self, rank: int, step: int) -> None:
+        self._steps[rank] = step
+
+    def least(self) -> int:
+        return min(self._steps.values(), default=0)

@@ -1,0 +1,99 @@
+"""What an experiment has found: one record per round, the table at the end, and pictures."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow.compute as pc
+
+from halo_ray.annotations.ledger import Ledger
+from halo_ray.context import Context
+from halo_ray.storage import Stages, Storage, round_directory
+
+STAGES = ("pretrain", "score", "select", "annotate", "train", "evaluate", "control_train", "control_evaluate")
+_METRICS = "metrics.jsonl"
+
+
+def record(
+    context: Context, stages: Stages, number: int, quality: dict[str, Any], control: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Writes what stands after round ``number`` to its metrics.json, and all rounds so far to metrics.jsonl.
+
+    Args:
+        quality, control: as evaluate gives them, of the model and of its twin without labels.
+    """
+    storage, directory = context.storage, round_directory(number)
+    asked = Ledger(storage).asked_regions(number + 1)
+    pixels = Ledger(storage).read(number + 1, ["label"]).num_rows
+    seconds = {
+        stage: stages.seconds(name)
+        for stage in STAGES
+        for name in (f"{directory}/{stage}", *(["pretrain"] if stage == "pretrain" and number == 0 else []))
+        if stages.done(name)
+    }
+    metrics = {
+        "round": number,
+        "budget_spent": pixels / context.splits.pool_pixels,
+        "pixels": pixels,
+        "regions": sum(len(ys) for ys, _ in asked.values()),
+        "images_touched": len(asked),
+        "miou": quality["miou"],
+        "iou": quality["iou"],
+        "accuracy": quality["accuracy"],
+        "control_miou": None if control is None else control["miou"],
+        "seconds": seconds,
+    }
+    storage.write_json(f"{directory}/metrics.json", metrics)
+    rows = [storage.read_json(f"{round_directory(n)}/metrics.json") for n in range(number + 1)]
+    storage.write(_METRICS, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    return metrics
+
+
+def read_metrics(storage: Storage) -> list[dict[str, Any]]:
+    """All records, round 0 (before any purchase) first."""
+    return [json.loads(line) for line in storage.read(_METRICS).splitlines()]
+
+
+def bought_classes(context: Context, number: int) -> dict[str, int]:
+    """Pixels bought in all rounds up to ``number``, by the name of their class; void as such."""
+    counts = {
+        row["values"]: row["counts"]
+        for row in pc.value_counts(Ledger(context.storage).read(number + 1, ["label"])["label"]).to_pylist()
+    }
+    names = dict(enumerate(context.classes.classes))
+    return {names.get(label, "void"): counts[label] for label in sorted(counts, key=lambda label: -counts[label])}
+
+
+def round_line(metrics: dict[str, Any], regions: int) -> str:
+    """One line for the log of a run; ``regions`` were bought in this round."""
+    seconds = sum(metrics["seconds"].values())
+    control = "" if metrics["control_miou"] is None else f" (without labels {100 * metrics['control_miou']:.1f})"
+    return (
+        f"round {metrics['round']}: {regions} regions bought, {metrics['pixels']} pixels in all "
+        f"({100 * metrics['budget_spent']:.4f} % of the pool), mIoU {100 * metrics['miou']:.1f} %{control}, {seconds:.0f} s"
+    )
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """All rounds beside each other, in percent; IoU of every class below the totals."""
+    lines = [["round", *(str(row["round"]) for row in rows)]]
+    lines.append(["pixels bought", *(str(row["pixels"]) for row in rows)])
+    lines.append(["share of the pool", *(f"{100 * row['budget_spent']:.4f} %" for row in rows)])
+    lines.append(["images touched", *(str(row["images_touched"]) for row in rows)])
+    lines.append(["mIoU", *(_percent(row["miou"]) for row in rows)])
+    if rows[-1]["control_miou"] is not None:
+        lines.append(["mIoU without labels", *(_percent(row["control_miou"]) for row in rows)])
+    for name in rows[0]["iou"]:
+        lines.append([f"IoU {name}", *(_percent(row["iou"][name]) for row in rows)])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    text = [
+        "  ".join([line[0].ljust(widths[0]), *(v.rjust(w) for v, w in zip(line[1:], widths[1:], strict=True))])
+        for line in lines
+    ]
+    rule = "-" * len(text[0])
+    return "\n".join([text[0], rule, *text[1:]])
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"

@@ -1,0 +1,157 @@
+"""Where an experiment runs: the Ray cluster it joins or starts, devices, and how many processes it uses."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import ray
+import ray.data
+
+from halo_ray.errors import InputError
+
+NAMESPACE = "halo_ray"
+
+
+@dataclass(frozen=True)
+class ExecutionConfig:
+    """Machines and processes; none of it changes what is bought, and all of it may change when a run is resumed."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: GPUs where the cluster has any."""
+    ray_address: str | None = None
+    """Address of a running Ray cluster; null: the job's own (RAY_ADDRESS), else a private one on this machine."""
+    num_workers: int | None = None
+    """Training processes; 0 trains in the driver's own (no start-up); null: one per GPU, 0 without GPUs."""
+    cpus_per_worker: float = 0.5
+    """CPUs that Ray reserves for a training process; loading data needs some beside."""
+    min_actors: int = 1
+    """The fewest inference actors (scoring, evaluation)."""
+    max_actors: int = 2
+    """The most inference actors."""
+    cpus_per_actor: float = 0.5
+    """CPUs that Ray reserves for an inference actor; it computes on one thread."""
+    batch_images: int = 8
+    """Images sent to an inference actor at once; it computes them one by one."""
+    block_images: int = 8
+    """Images in a block of a Ray Data stream."""
+    save_maps: Literal["none", "picked", "all"] = "none"
+    """Keep radius, entropy and score maps (float16, .npz): of no image, of those with picks, or of all."""
+    verbose: bool = False
+    """Show Ray's own log."""
+
+    def __post_init__(self) -> None:
+        for key, least in (("min_actors", 1), ("max_actors", 1), ("batch_images", 1), ("block_images", 1)):
+            if getattr(self, key) < least:
+                raise InputError(f"execution.{key} is {getattr(self, key)}: it must be at least {least}")
+        if self.num_workers is not None and self.num_workers < 0:
+            raise InputError(f"execution.num_workers is {self.num_workers}: it must be 0 or more")
+        if self.min_actors > self.max_actors:
+            raise InputError(
+                f"execution.min_actors {self.min_actors} is more than execution.max_actors {self.max_actors}"
+            )
+
+
+@contextmanager
+def ray_session(config: ExecutionConfig) -> Iterator[None]:
+    """Joins the cluster, or starts a private one and ends it afterwards; an existing connection is used as it is.
+
+    Raises:
+        InputError: the cluster cannot be reached, or lacks the GPU that was asked for.
+    """
+    own = not ray.is_initialized()
+    if own:
+        _connect(config)
+    try:
+        if config.device == "cuda" and not ray.cluster_resources().get("GPU"):
+            raise InputError("execution.device is cuda, but the Ray cluster has no GPU: use auto or cpu, or add one")
+        context = ray.data.DataContext.get_current()
+        # Order is part of the result (rows of a training schedule), bars are our own.
+        context.execution_options.preserve_order = True
+        context.enable_progress_bars = False
+        yield
+    finally:
+        if own:
+            ray.shutdown()
+
+
+def uses_gpu(config: ExecutionConfig) -> bool:
+    """Whether training and inference run on GPUs."""
+    return config.device == "cuda" or (config.device == "auto" and bool(ray.cluster_resources().get("GPU")))
+
+
+def training_workers(config: ExecutionConfig) -> int:
+    """Training processes; 0 for the driver's own."""
+    if config.num_workers is not None:
+        return config.num_workers
+    return int(ray.cluster_resources().get("GPU", 0)) if uses_gpu(config) else 0
+
+
+def _connect(config: ExecutionConfig) -> None:
+    if not config.verbose:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        # A cluster without a GPU would otherwise be told so, at length, by every process.
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        for name in ("ray", "ray.data", "ray.train", "ray.tune"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+    level = logging.INFO if config.verbose else logging.ERROR
+    address = config.ray_address or os.environ.get("RAY_ADDRESS")
+    try:
+        with _quiet_stderr(not config.verbose):
+            _init(config, address, level)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = f"at {address}" if address else "on this machine"
+        raise InputError(
+            f"no Ray cluster {where} ({str(error).splitlines()[0]}): check execution.ray_address"
+        ) from error
+
+
+def _init(config: ExecutionConfig, address: str | None, level: int) -> None:
+    if address:
+        ray.init(address=address, namespace=NAMESPACE, logging_level=level, log_to_driver=config.verbose)
+    else:
+        # Ray Train's controller asks the dashboard's State API what to clean up; without workers nothing does.
+        ray.init(
+            address="local",
+            namespace=NAMESPACE,
+            include_dashboard=bool(config.num_workers),
+            logging_level=level,
+            log_to_driver=config.verbose,
+        )
+
+
+@contextmanager
+def _quiet_stderr(quiet: bool) -> Iterator[None]:
+    """Drops what native code writes to stderr: Ray announces its log level there whatever that level is."""
+    if not quiet:
+        yield
+        return
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def input_error(error: BaseException | None) -> InputError | None:
+    """The InputError that a failure in some Ray process came from, if any."""
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        current = waiting.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, InputError):
+            # Ray hands errors on as instances of a derived class that prints the remote traceback.
+            return InputError(str(getattr(current, "cause", current)))
+        waiting += [current.__cause__, current.__context__, getattr(current, "cause", None)]
+        waiting += list(getattr(current, "worker_failures", {}).values())
+    return None

@@ -1,0 +1,272 @@
+"""Training on Ray Train: data-parallel workers, each fed its share of a fixed schedule by Ray Data."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import geoopt
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+import ray
+import ray.train
+import torch
+from ray.actor import ActorProxy
+from ray.data import ExecutionOptions
+from ray.train import Checkpoint, DataConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device, prepare_model
+
+from halo_ray.annotations.ledger import Ledger
+from halo_ray.checkpoint import load_model, load_optimizer_state, write_checkpoint
+from halo_ray.data.samples import LoadSamples, batch_to_tensors
+from halo_ray.data.schedule import training_schedule
+from halo_ray.errors import InputError
+from halo_ray.losses import dense_cross_entropy, mean_over_workers, point_cross_entropy
+from halo_ray.models.build import ModelConfig, build_model, describe_model
+from halo_ray.models.segmenter import Segmenter
+from halo_ray.pipeline import stream
+from halo_ray.progress import StepBoard, progress
+from halo_ray.runtime import training_workers, uses_gpu
+from halo_ray.schedules import poly_with_warmup
+from halo_ray.storage import Storage
+
+if TYPE_CHECKING:  # the context holds a TrainingConfig
+    from halo_ray.context import Context
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How the network is trained, before the first round and in each."""
+
+    pretrain_steps: int = 400
+    """Optimizer steps on the source domain before the first round."""
+    round_steps: int = 120
+    """Optimizer steps in each round."""
+    source_batch: int = 4
+    """Source images in a step, over all workers; pretraining uses source_batch + target_batch."""
+    target_batch: int = 4
+    """Pool images with bought pixels in a step, over all workers."""
+    target_weight: float = 1.0
+    """Weight of the loss on bought pixels; that on source pixels has weight 1."""
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """Riemannian Adam or Riemannian SGD with momentum 0.9 (geoopt)."""
+    learning_rate: float = 2e-3
+    """Largest learning rate of the backbone in pretraining."""
+    round_learning_rate: float = 1e-3
+    """Largest learning rate of the backbone in a round."""
+    head_factor: float = 1.0
+    """The decoder and the classifier learn so many times as fast."""
+    weight_decay: float = 1e-4
+    """L2 weight decay."""
+    warmup_steps: int = 20
+    """Steps of linear rise of the learning rate, in every stage."""
+    poly_power: float = 0.9
+    """Exponent of the polynomial decay that follows."""
+    flip: bool = True
+    """Mirror half of the images."""
+    color_jitter: float = 0.2
+    """Largest relative change of brightness and contrast."""
+    control: bool = True
+    """Also train a twin on the same source images and steps without any bought label, to show what the labels gave."""
+    threads: int = 1
+    """Torch threads of a training process; another number changes the last bits of the weights."""
+
+    def __post_init__(self) -> None:
+        for key in ("pretrain_steps", "round_steps", "source_batch", "target_batch", "threads"):
+            if getattr(self, key) < 1:
+                raise InputError(f"training.{key} is {getattr(self, key)}: it must be at least 1")
+        for key in ("learning_rate", "round_learning_rate", "head_factor"):
+            if not (getattr(self, key) > 0 and math.isfinite(getattr(self, key))):
+                raise InputError(f"training.{key} is {getattr(self, key)}: it must be a number above 0")
+        for key in ("target_weight", "weight_decay", "warmup_steps", "poly_power", "color_jitter"):
+            if not (getattr(self, key) >= 0 and math.isfinite(getattr(self, key))):
+                raise InputError(f"training.{key} is {getattr(self, key)}: it must be a number of at least 0")
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What a training process must know."""
+
+    storage_uri: str
+    checkpoint: str | None
+    """Directory of the storage to start from; None: the pretrained backbone and a random head."""
+    model: ModelConfig
+    classes: int
+    input_size: tuple[int, int]
+    training: TrainingConfig
+    steps: int
+    batch: int
+    """Images of a step on one worker."""
+    learning_rate: float
+    seed: int
+    board: ActorProxy[StepBoard]
+
+
+def train_loop_per_worker(job: TrainJob) -> None:
+    """One training stage; every worker runs this and sees its own share of each step's batch."""
+    torch.manual_seed(job.seed)
+    torch.set_num_threads(job.training.threads)
+    rank, device = ray.train.get_context().get_world_rank(), get_device()
+    model = _start(job)
+    description = describe_model(job.model, job.classes, model)
+    optimizer = _optimizer(model.to(device), job)
+    network = prepare_model(model.train())
+    shard = ray.train.get_dataset_shard(_share_name(rank))
+    loss = torch.zeros(())
+    for step, batch in enumerate(shard.iter_batches(batch_size=job.batch, batch_format="pyarrow", prefetch_batches=2)):
+        for group in optimizer.param_groups:
+            group["lr"] = group["base_lr"] * poly_with_warmup(
+                step, job.steps, warmup=job.training.warmup_steps, power=job.training.poly_power
+            )
+        samples = batch_to_tensors(batch, job.input_size, device)
+        said = network(samples.images)
+        loss = mean_over_workers(*dense_cross_entropy(said.logits, samples.labels))
+        loss = loss + job.training.target_weight * mean_over_workers(*point_cross_entropy(said.logits, *samples.points))
+        if not torch.isfinite(loss):
+            raise InputError(f"the training loss became {loss.item()} at step {step}: lower training.learning_rate")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        job.board.set.remote(rank, step + 1)
+    directory = tempfile.mkdtemp(prefix="halo_ray-")
+    if rank == 0:
+        write_checkpoint(Path(directory), description, model, optimizer)
+    ray.train.report(
+        {"loss": loss.item()},
+        checkpoint=Checkpoint(directory) if rank == 0 else None,
+        delete_local_checkpoint_after_upload=True,
+    )
+
+
+def train(context: Context, directory: str, *, start: str | None, labelled: int = 0, seed: int) -> dict[str, Any]:
+    """Trains from the checkpoint ``start`` on the source and on the pixels bought in rounds 1..``labelled``.
+
+    Args:
+        directory: of the storage, for the checkpoint.
+        start: None pretrains on the source alone.
+        seed: fixes the sequence of source images; runs that share it see the same.
+
+    Returns:
+        JSON-able: ``checkpoint``, which is ``directory``, and the last ``loss``.
+    """
+    config, storage, job_config = context.config, context.storage, context.config.training
+    workers = training_workers(config.execution)
+    shares = max(workers, 1)
+    for key in ("source_batch", "target_batch"):
+        if getattr(job_config, key) % shares:
+            raise InputError(
+                f"training.{key} {getattr(job_config, key)} is no multiple of the {shares} training workers"
+            )
+    labels = Ledger(storage).sparse_labels(labelled + 1)
+    pool = context.splits.pool
+    target = pool.filter(pc.is_in(pool["image_id"], labels["image_id"]))
+    steps = job_config.pretrain_steps if start is None else job_config.round_steps
+    source_batch = job_config.source_batch + (job_config.target_batch if start is None else 0)
+    schedule = training_schedule(
+        context.splits.source,
+        target,
+        steps=steps,
+        source_batch=source_batch,
+        target_batch=job_config.target_batch,
+        workers=shares,
+        seed=seed,
+    )
+    load = LoadSamples(
+        size=context.input_size,
+        classes=context.classes,
+        labels=ray.put(labels),
+        seed=seed,
+        flip=job_config.flip,
+        color_jitter=job_config.color_jitter,
+    )
+    batch = schedule[0].num_rows // steps
+    board = StepBoard.remote()
+    job = TrainJob(
+        storage_uri=storage.uri,
+        checkpoint=start,
+        model=config.model,
+        classes=len(context.classes.classes),
+        input_size=context.input_size,
+        training=job_config,
+        steps=steps,
+        batch=batch,
+        learning_rate=job_config.learning_rate if start is None else job_config.round_learning_rate,
+        seed=seed,
+        board=board,
+    )
+    gpu = uses_gpu(config.execution)
+    trainer = TorchTrainer(
+        train_loop_per_worker,
+        train_loop_config=job,  # type: ignore[arg-type]
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=gpu and workers > 0,
+            resources_per_worker={"CPU": config.execution.cpus_per_worker, **({"GPU": 1} if gpu else {})},
+        ),
+        run_config=RunConfig(
+            name="train", storage_path=storage.path(f"{directory}-run"), storage_filesystem=storage.filesystem
+        ),
+        # A dataset per worker instead of a split: which worker gets which row is part of the schedule.
+        datasets={_share_name(rank): stream(table, max(batch, 4), load) for rank, table in enumerate(schedule)},
+        dataset_config=DataConfig(datasets_to_split=[], execution_options=ExecutionOptions(preserve_order=True)),
+    )
+    storage.clear(f"{directory}-run")
+    with progress(f"{directory} train", steps, "step", lambda: ray.get(board.least.remote())):
+        result = trainer.fit()
+    ray.kill(board)
+    if result.checkpoint is None or result.metrics is None:
+        raise RuntimeError(f"training of {directory} ended without a checkpoint")
+    _keep(result.checkpoint, storage, directory)
+    storage.clear(f"{directory}-run")
+    return {"checkpoint": directory, "loss": result.metrics["loss"]}
+
+
+def _start(job: TrainJob) -> Segmenter:
+    if job.checkpoint is None:
+        return build_model(job.model, job.classes)
+    return load_model(Storage(job.storage_uri), job.checkpoint)
+
+
+def _optimizer(model: Segmenter, job: TrainJob) -> torch.optim.Optimizer:
+    """Riemannian, so that the classifier's points stay on the ball; continues where the checkpoint stopped."""
+    rates = (
+        (model.backbone, job.learning_rate),
+        (model.decoder, job.learning_rate * job.training.head_factor),
+        (model.head, job.learning_rate * job.training.head_factor),
+    )
+    groups = [
+        {"params": [p for p in part.parameters() if p.requires_grad], "lr": rate, "base_lr": rate}
+        for part, rate in rates
+    ]
+    groups = [group for group in groups if group["params"]]
+    decay = job.training.weight_decay
+    optimizer: torch.optim.Optimizer
+    if job.training.optimizer == "adam":
+        optimizer = geoopt.optim.RiemannianAdam(groups, weight_decay=decay)
+    else:
+        optimizer = geoopt.optim.RiemannianSGD(groups, lr=job.learning_rate, momentum=0.9, weight_decay=decay)
+    if job.checkpoint is not None:
+        optimizer.load_state_dict(load_optimizer_state(Storage(job.storage_uri), job.checkpoint))
+        for group, fresh in zip(optimizer.param_groups, groups, strict=True):
+            group["base_lr"] = fresh["base_lr"]
+    return optimizer
+
+
+def _share_name(rank: int) -> str:
+    return f"worker-{rank}"
+
+
+def _keep(checkpoint: Checkpoint, storage: Storage, name: str) -> None:
+    """Copies a checkpoint into the storage and drops it where it was."""
+    storage.clear(name)
+    storage.filesystem.create_dir(storage.path(name), recursive=True)
+    source = checkpoint.filesystem or pafs.LocalFileSystem()
+    pafs.copy_files(
+        checkpoint.path, storage.path(name), source_filesystem=source, destination_filesystem=storage.filesystem
+    )
+    if isinstance(source, pafs.LocalFileSystem):
+        shutil.rmtree(checkpoint.path, ignore_errors=True)

@@ -1,0 +1,43 @@
+"""Run an active-learning experiment.
+
+    python jobs/run_al.py                                      # the embedded default: synthetic street scenes
+    python jobs/run_al.py --preset camvid_day_to_dusk --data_root PATH
+    ray job submit --working-dir . -- python jobs/run_al.py --output_dir s3://BUCKET/EXPERIMENT
+
+The same command again continues where it stopped. Exit code 0: finished; 2: something must be mended first.
+"""
+
+import sys
+from pathlib import Path
+
+from halo_ray.config import parse_config
+from halo_ray.context import finished_rounds
+from halo_ray.errors import InputError
+from halo_ray.experiment import run_experiment
+from halo_ray.results import read_metrics, table
+from halo_ray.runtime import input_error
+from halo_ray.storage import Storage
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+def main(arguments: list[str]) -> int:
+    try:
+        config = parse_config(arguments, PRESETS)
+        if (rounds := finished_rounds(config)) is not None:
+            print(f"{config.output_dir} is finished after {rounds} rounds; nothing is left to do.")
+            print(table(read_metrics(Storage(config.output_dir))))
+            return 0
+        print(table(run_experiment(config)))
+        print(f"Results: {config.output_dir}")
+        return 0
+    except Exception as error:
+        mendable = input_error(error)
+        if mendable is None:
+            raise
+        print(f"error: {mendable}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
