@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from argparse import ArgumentError
+from argparse import SUPPRESS, ArgumentError
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -102,7 +102,7 @@ def identity(config: Config) -> dict[str, Any]:
     }
 
 
-class _Parser(jsonargparse.ArgumentParser):
+class _Parser(jsonargparse.ArgumentParser):  # type: ignore[misc]
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise InputError(_one_sentence(message)) from ex
 
@@ -115,7 +115,7 @@ def _parser() -> _Parser:
         exit_on_error=False,
         allow_abbrev=False,
     )
-    parser.add_argument("--preset", help="Name of a file in jobs/presets, without .yaml; options after it win.")
+    parser.add_argument("--preset", default=SUPPRESS, help="File in jobs/presets, without .yaml; options after it win.")
     parser.add_argument("--config", action="config", help="YAML file with any of the keys below; options after it win.")
     parser.add_class_arguments(Config)
     return parser
@@ -155,10 +155,11 @@ def _checked_tree(text: str | bytes, name: str) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise InputError(f"{name} must hold keys with values")
     valid = _keys(Config)
-    for key in _flat(tree):
-        # A section given as a whole (null, say) is left to the parser, which knows its type.
-        if key not in valid and not any(v.startswith(f"{key}.") for v in valid):
+    for key, value in _flat(tree).items():
+        if key not in valid:
             raise InputError(f"{name}: unknown key {key}; {nearest(key, valid)}")
+        if any(other.startswith(f"{key}.") for other in valid):
+            raise InputError(f"{name}: {key} is a section and needs keys of its own, not {value!r}")
     return tree
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import pyarrow as pa
 
@@ -13,6 +13,8 @@ from halo_ray.config import Config, config_from_yaml, config_to_yaml, identity
 from halo_ray.data.classes import ClassSet, class_set
 from halo_ray.data.manifest import SPLITS, Splits, list_splits, load_splits, save_splits, sizes
 from halo_ray.errors import InputError
+from halo_ray.models.backbones import locate_backbone
+from halo_ray.models.build import ModelConfig
 from halo_ray.pipeline import inspect_splits
 from halo_ray.runtime import ray_session
 from halo_ray.storage import Stages, Storage, round_directory
@@ -29,6 +31,8 @@ class Context:
     splits: Splits
     classes: ClassSet
     plan: list[RoundPlan]
+    model: ModelConfig
+    """config.model with its backbone by absolute path, since processes run in directories of their own."""
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -50,6 +54,7 @@ def open_experiment(config: Config) -> Iterator[Context]:
     begun = storage.exists(_CONFIG)
     planned = _planned_rounds(storage, config) if begun else []
     classes = class_set(config.data.class_set)
+    model = replace(config.model, backbone=locate_backbone(config.model.backbone))
     splits = list_splits(config.data, config.data_root, config.seed)
     with ray_session(config.execution):
         if begun:
@@ -65,7 +70,7 @@ def open_experiment(config: Config) -> Iterator[Context]:
             storage.write_json(_PLAN, [asdict(round_plan) for round_plan in plan])
             # Last, because it says that an experiment has begun and is whole.
             storage.write(_CONFIG, config_to_yaml(config).encode())
-        yield Context(config, storage, splits, classes, plan)
+        yield Context(config, storage, splits, classes, plan, model)
 
 
 def finished_rounds(config: Config) -> int | None:

@@ -8,5 +8,5 @@ class InputError(Exception):
     """
 
 
-class BadRecord(InputError):
+class BadRecordError(InputError):
     """An image or label that cannot be used; the message names its file."""

@@ -33,12 +33,14 @@ def exp0(v: Tensor, curvature: float, dim: int = 1) -> Tensor:
         Points on the ball, shape and dtype of ``v``.
     """
     k = _k(curvature, v)
-    return ball.project(ball.expmap0(v, k=k, dim=dim), k=k, dim=dim, eps=BOUNDARY_EPS)
+    h: Tensor = ball.project(ball.expmap0(v, k=k, dim=dim), k=k, dim=dim, eps=BOUNDARY_EPS)
+    return h
 
 
 def radius(h: Tensor, curvature: float, dim: int = 1) -> Tensor:
     """Hyperbolic distance to the origin, (2/√c) artanh(√c‖h‖); ``dim`` is removed."""
-    return ball.dist0(h, k=_k(curvature, h), dim=dim)
+    distance: Tensor = ball.dist0(h, k=_k(curvature, h), dim=dim)
+    return distance
 
 
 def max_radius(curvature: float, dtype: torch.dtype) -> float:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import ray
+from ray.actor import ActorProxy
 from tqdm import tqdm
 
 POLL_SECONDS = 0.5
@@ -43,7 +44,6 @@ def progress(label: str, total: int, unit: str, done: Callable[[], int]) -> Iter
     show(total, "\n")
 
 
-@ray.remote(num_cpus=0)
 class StepBoard:
     """The step that each training process has reached, for whoever shows it."""
 
@@ -55,3 +55,8 @@ class StepBoard:
 
     def least(self) -> int:
         return min(self._steps.values(), default=0)
+
+
+def start_board() -> ActorProxy[StepBoard]:
+    """An actor of that class; it takes no CPU from the work."""
+    return ray.remote(num_cpus=0)(StepBoard).remote()

@@ -71,7 +71,8 @@ def round_line(metrics: dict[str, Any], regions: int) -> str:
     control = "" if metrics["control_miou"] is None else f" (without labels {100 * metrics['control_miou']:.1f})"
     return (
         f"round {metrics['round']}: {regions} regions bought, {metrics['pixels']} pixels in all "
-        f"({100 * metrics['budget_spent']:.4f} % of the pool), mIoU {100 * metrics['miou']:.1f} %{control}, {seconds:.0f} s"
+        f"({100 * metrics['budget_spent']:.4f} % of the pool), mIoU {100 * metrics['miou']:.1f} %{control}, "
+        f"{seconds:.0f} s"
     )
 
 
@@ -84,8 +85,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines.append(["mIoU", *(_percent(row["miou"]) for row in rows)])
     if rows[-1]["control_miou"] is not None:
         lines.append(["mIoU without labels", *(_percent(row["control_miou"]) for row in rows)])
-    for name in rows[0]["iou"]:
-        lines.append([f"IoU {name}", *(_percent(row["iou"][name]) for row in rows)])
+    lines += [[f"IoU {name}", *(_percent(row["iou"][name]) for row in rows)] for name in rows[0]["iou"]]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     text = [
         "  ".join([line[0].ljust(widths[0]), *(v.rjust(w) for v, w in zip(line[1:], widths[1:], strict=True))])

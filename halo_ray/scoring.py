@@ -110,7 +110,12 @@ class Scorer:
                 bound=self._bound,
             )
             described = describe_pixels(
-                *said, picks.y.to(self._device), picks.x.to(self._device), size, curvature=self._model.curvature
+                said.logits,
+                said.embedding,
+                picks.y.to(self._device),
+                picks.x.to(self._device),
+                size,
+                curvature=self._model.curvature,
             )
             if job.maps is not None:
                 self._save_maps(f"{job.maps}/{map_name(row['image_id'])}", said, score)
@@ -129,7 +134,7 @@ class Scorer:
             "score": score,
         }
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **{key: value.cpu().half().numpy() for key, value in maps.items()})
+        np.savez_compressed(buffer, allow_pickle=False, **{key: m.cpu().half().numpy() for key, m in maps.items()})
         self._storage.write(name, buffer.getvalue())
 
 

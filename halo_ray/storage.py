@@ -23,9 +23,10 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     try:
         if "://" not in uri:
             uri = str(Path(uri).absolute())
-        return pafs.FileSystem.from_uri(uri)
+        filesystem, path = pafs.FileSystem.from_uri(uri)
     except (ValueError, OSError) as error:
         raise InputError(f"cannot open {uri}: {error}") from error
+    return filesystem, path
 
 
 def round_directory(number: int) -> str:
@@ -103,7 +104,7 @@ class Stages:
         return self.storage.exists(f"stages/{name}.json")
 
     def run(self, name: str, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """The JSON-able result of ``work(*args, **kwargs)``: made and committed now, or read where the stage is done."""
+        """The JSON-able result of ``work(*args, **kwargs)``: committed now, or read where the stage is done."""
         marker = f"stages/{name}.json"
         if self.done(name):
             return self.storage.read_json(marker)["result"]

@@ -29,7 +29,7 @@ from halo_ray.losses import dense_cross_entropy, mean_over_workers, point_cross_
 from halo_ray.models.build import ModelConfig, build_model, describe_model
 from halo_ray.models.segmenter import Segmenter
 from halo_ray.pipeline import stream
-from halo_ray.progress import StepBoard, progress
+from halo_ray.progress import StepBoard, progress, start_board
 from halo_ray.runtime import training_workers, uses_gpu
 from halo_ray.schedules import poly_with_warmup
 from halo_ray.storage import Storage
@@ -129,7 +129,7 @@ def train_loop_per_worker(job: TrainJob) -> None:
         if not torch.isfinite(loss):
             raise InputError(f"the training loss became {loss.item()} at step {step}: lower training.learning_rate")
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         job.board.set.remote(rank, step + 1)
     directory = tempfile.mkdtemp(prefix="halo_ray-")
@@ -184,11 +184,11 @@ def train(context: Context, directory: str, *, start: str | None, labelled: int 
         color_jitter=job_config.color_jitter,
     )
     batch = schedule[0].num_rows // steps
-    board = StepBoard.remote()
+    board = start_board()
     job = TrainJob(
         storage_uri=storage.uri,
         checkpoint=start,
-        model=config.model,
+        model=context.model,
         classes=len(context.classes.classes),
         input_size=context.input_size,
         training=job_config,
@@ -201,7 +201,7 @@ def train(context: Context, directory: str, *, start: str | None, labelled: int 
     gpu = uses_gpu(config.execution)
     trainer = TorchTrainer(
         train_loop_per_worker,
-        train_loop_config=job,  # type: ignore[arg-type]
+        train_loop_config=job,
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=gpu and workers > 0,

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from halo_ray.config import parse_config
 from halo_ray.context import finished_rounds
-from halo_ray.errors import InputError
 from halo_ray.experiment import run_experiment
 from halo_ray.results import read_metrics, table
 from halo_ray.runtime import input_error

@@ -49,8 +49,8 @@ class AcquisitionConfig:
             )
         if self.normalize == "minmax" and self.scope == "pool":
             raise InputError(
-                "acquisition.normalize minmax contradicts acquisition.scope pool: scores scaled in each image cannot be "
-                "compared across images; set scope to image or normalize to none"
+                "acquisition.normalize minmax contradicts acquisition.scope pool: scores scaled in each image cannot "
+                "be compared across images; set scope to image or normalize to none"
             )
 
 
@@ -67,7 +67,7 @@ class RoundPlan:
 def plan_budget(
     config: AcquisitionConfig, sizes: Sequence[tuple[int, int]], planned: Sequence[RoundPlan] = ()
 ) -> list[RoundPlan]:
-    """The plan of every round; rounds after those ``planned`` share what the budget leaves, the last takes the remainder.
+    """The plan of every round; those after ``planned`` share what the budget leaves, the last takes the rest.
 
     Args:
         sizes: (height, width) of every pool image.
@@ -87,8 +87,8 @@ def plan_budget(
         counts[-1] += total % new
     if counts[0] <= 0:
         raise InputError(
-            f"acquisition.budget {config.budget} leaves {max(sum(counts), 0)} regions of {region_pixels(config)} pixels for "
-            f"{new} rounds, less than one each: raise it or lower acquisition.rounds"
+            f"acquisition.budget {config.budget} leaves {max(sum(counts), 0)} regions of {region_pixels(config)} "
+            f"pixels for {new} rounds, less than one each: raise it or lower acquisition.rounds"
         )
     plans = [*planned, *(RoundPlan(count, share) for count in counts)]
     step = config.exclusion_radius + 1

@@ -21,7 +21,8 @@ def order_keys(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
     The sign bit is flipped for positive floats and all bits for negative ones (IEEE 754 is sign-magnitude).
     """
     bits = (np.asarray(scores, np.float32) + np.float32(0)).view(np.uint32)
-    return np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
+    keys: npt.NDArray[np.uint32] = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
+    return keys
 
 
 def histogram(scores: npt.NDArray[np.float32]) -> dict[int, int]:

@@ -60,19 +60,20 @@ class ClassSet:
             InputError: an id is outside the set; names ``uri``.
         """
         mapped = self.lookup()[raw]
-        if mapped.min() < 0:
+        if (mapped < 0).any():
             wrong = sorted({int(i) for i in np.unique(raw[mapped < 0])})
             raise InputError(
                 f"label {uri} holds id {wrong[0]}, which class set {self.name} does not know: map or ignore it"
             )
-        return mapped.astype(np.uint8)
+        classes: npt.NDArray[np.uint8] = mapped.astype(np.uint8)
+        return classes
 
     def palette(self) -> npt.NDArray[np.uint8]:
         """(C, 3) RGB colours."""
         if self.colors:
             return np.array(self.colors, np.uint8)
         hue = np.arange(len(self.classes))[:, None] * 2.399963  # the golden angle keeps neighbours apart
-        return np.uint8(127.5 + 110 * np.cos(hue + np.array([0.0, 2.1, 4.2])))
+        return (127.5 + 110 * np.cos(hue + np.array([0.0, 2.1, 4.2]))).astype(np.uint8)
 
 
 _CAMVID11 = ClassSet(

@@ -11,7 +11,7 @@ import pyarrow as pa
 from halo_ray.data.classes import ClassSet
 from halo_ray.data.images import read_label, read_size
 from halo_ray.data.transforms import load_input
-from halo_ray.errors import BadRecord, InputError
+from halo_ray.errors import BadRecordError, InputError
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -34,7 +34,8 @@ class DecodeImages:
 
 def pixels(data: bytes, *shape: int) -> Pixels:
     """The uint8 array of that shape, writable, that ``data`` are the bytes of."""
-    return np.frombuffer(data, np.uint8).reshape(shape).copy()
+    array: Pixels = np.frombuffer(data, np.uint8).reshape(shape).copy()
+    return array
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class InspectRecords:
             return
         label = read_label(str(row["label_uri"]), self.classes)
         if label.shape != (row["height"], row["width"]):
-            raise BadRecord(
+            raise BadRecordError(
                 f"label {row['label_uri']} is {label.shape[1]}x{label.shape[0]} pixels, but its image is "
                 f"{row['width']}x{row['height']}: give them the same size"
             )

@@ -11,7 +11,7 @@ from PIL import Image
 
 from halo_ray.data.classes import ClassSet
 from halo_ray.data.synthetic import render_scene
-from halo_ray.errors import BadRecord
+from halo_ray.errors import BadRecordError
 from halo_ray.storage import resolve
 
 SYNTHETIC = "synthetic"
@@ -22,33 +22,33 @@ def read_image(uri: str) -> npt.NDArray[np.uint8]:
     """(H, W, 3) RGB.
 
     Raises:
-        BadRecord: missing or not an image.
+        BadRecordError: missing or not an image.
     """
     if uri.startswith(SYNTHETIC):
         return _scene(uri)[0]
     try:
         return np.asarray(_open(uri).convert("RGB"))
     except (OSError, SyntaxError) as error:
-        raise BadRecord(f"image {uri} cannot be read ({error}): replace it or leave it out") from error
+        raise BadRecordError(f"image {uri} cannot be read ({error}): replace it or leave it out") from error
 
 
 def read_label(uri: str, classes: ClassSet) -> npt.NDArray[np.uint8]:
     """(H, W) training classes, IGNORE where void.
 
     Raises:
-        BadRecord: missing, not an 8-bit label image, or an id outside the class set.
+        BadRecordError: missing, not an 8-bit label image, or an id outside the class set.
     """
     if uri.startswith(SYNTHETIC):
         return _scene(uri)[1]
     try:
         image = _open(uri)
         if image.mode not in ("L", "P"):
-            raise BadRecord(
+            raise BadRecordError(
                 f"label {uri} has colour mode {image.mode}: class ids are read from 8-bit grey or palette images"
             )
         raw = np.asarray(image)
     except (OSError, SyntaxError) as error:
-        raise BadRecord(f"label {uri} cannot be read ({error}): replace it or leave it out") from error
+        raise BadRecordError(f"label {uri} cannot be read ({error}): replace it or leave it out") from error
     return classes.to_classes(raw, uri)
 
 
@@ -56,12 +56,12 @@ def read_size(uri: str) -> tuple[int, int]:
     """(height, width) in pixels, from the header alone.
 
     Raises:
-        BadRecord: missing or not an image.
+        BadRecordError: missing or not an image.
     """
     try:
         width, height = _open(uri).size
     except (OSError, SyntaxError) as error:
-        raise BadRecord(f"image {uri} cannot be read ({error}): replace it or leave it out") from error
+        raise BadRecordError(f"image {uri} cannot be read ({error}): replace it or leave it out") from error
     return height, width
 
 

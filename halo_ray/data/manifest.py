@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -74,7 +75,7 @@ def list_splits(config: DataConfig, data_root: str, seed: int) -> Splits:
             use = "the ground-truth oracle" if split == "pool" else "training" if split == "source" else "evaluation"
             raise InputError(f"data.{split}.labels is not set, but {use} needs labels: set it")
         ids = table["image_id"].to_pylist()
-        for one, other in zip(ids, ids[1:], strict=False):
+        for one, other in pairwise(ids):
             if one == other:
                 raise InputError(f"data.{split}: image id {one!r} stands twice: ids must be unique")
     both = set(tables["pool"]["image_uri"].to_pylist()) & set(tables["validation"]["image_uri"].to_pylist())

@@ -1,4 +1,4 @@
-"""The samples of a training stage as a finite table: row k is fixed by the seed, so length, order and resume are exact."""
+"""The samples of a training stage as a finite table: row k is fixed by the seed, so length and order are exact."""
 
 from __future__ import annotations
 

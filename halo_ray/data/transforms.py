@@ -31,7 +31,7 @@ def resize_label(label: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDA
 
 @dataclass(frozen=True)
 class Points:
-    """Labelled pixels as places in the image: y and x in [0, 1] from the centre of the first pixel to that of the last."""
+    """Labelled pixels as places in the image: y, x in [0, 1] from the first pixel's centre to the last's."""
 
     y: npt.NDArray[np.float32]
     x: npt.NDArray[np.float32]

@@ -58,6 +58,22 @@ class Backbone(nn.Module):
         return [by_size[width] for width in sorted(by_size, reverse=True)]
 
 
+def locate_backbone(name: str) -> str:
+    """``name`` as every process can use it: a folder by its absolute path, anything else as it is.
+
+    Raises:
+        InputError: ``name`` is written as a path, but no folder is there.
+    """
+    if name in SCRATCH:
+        return name
+    folder = Path(name)
+    if folder.is_dir():
+        return str(folder.absolute())
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise InputError(f"model.backbone: no folder {name}: give a folder in the transformers format, or a hub id")
+    return name
+
+
 def build_backbone(name: str, *, frozen: bool, config: dict[str, Any] | None = None) -> Backbone:
     """A backbone with its pretrained weights, or without them where ``config`` gives the architecture.
 

@@ -28,9 +28,9 @@ class ModelConfig:
     """Dimensions D of the embedding."""
     decoder_width: int = 96
     """Channels inside the decoder, a multiple of 8."""
-    pixel_mean: list[float] = (0.485, 0.456, 0.406)  # type: ignore[assignment]
+    pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Mean of each colour channel (0..1) that the backbone was trained with."""
-    pixel_std: list[float] = (0.229, 0.224, 0.225)  # type: ignore[assignment]
+    pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """Standard deviation of each colour channel (0..1) that the backbone was trained with."""
 
     def __post_init__(self) -> None:
@@ -40,9 +40,8 @@ class ModelConfig:
             raise InputError(f"model.embedding is {self.embedding}: it must be at least 2")
         if self.decoder_width < 8 or self.decoder_width % 8:
             raise InputError(f"model.decoder_width is {self.decoder_width}: it must be a multiple of 8")
-        for key in ("pixel_mean", "pixel_std"):
-            if len(getattr(self, key)) != 3:
-                raise InputError(f"model.{key} needs three numbers, for red, green and blue")
+        if min(self.pixel_std) <= 0:
+            raise InputError(f"model.pixel_std is {list(self.pixel_std)}: each number must be above 0")
 
 
 def build_model(config: ModelConfig, classes: int, *, backbone_config: dict[str, Any] | None = None) -> Segmenter:
@@ -54,7 +53,7 @@ def build_model(config: ModelConfig, classes: int, *, backbone_config: dict[str,
         if config.geometry == "hyperbolic"
         else EuclideanHead(config.embedding, classes)
     )
-    return Segmenter(backbone, decoder, head, mean=list(config.pixel_mean), std=list(config.pixel_std))
+    return Segmenter(backbone, decoder, head, mean=config.pixel_mean, std=config.pixel_std)
 
 
 def describe_model(config: ModelConfig, classes: int, model: Segmenter) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -53,7 +54,7 @@ class Segmenter(nn.Module):
     """
 
     def __init__(
-        self, backbone: nn.Module, decoder: nn.Module, head: nn.Module, *, mean: list[float], std: list[float]
+        self, backbone: nn.Module, decoder: nn.Module, head: nn.Module, *, mean: Sequence[float], std: Sequence[float]
     ) -> None:
         super().__init__()
         self.backbone, self.decoder, self.head = backbone, decoder, head

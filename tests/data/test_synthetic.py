@@ -77,9 +77,11 @@ def test_a_scene_is_not_touched_by_writing_into_an_earlier_one() -> None:
 def test_shapes_types_and_labels_at_any_size(style: str, size: tuple[int, int]) -> None:
     for index in range(5):
         image, label = render_scene(style, 0, index, height=size[0], width=size[1])
-        assert image.shape == (*size, 3) and label.shape == size
+        assert image.shape == (*size, 3)
+        assert label.shape == size
         assert image.dtype == label.dtype == np.uint8
-        assert image.flags.c_contiguous and label.flags.c_contiguous
+        assert image.flags.c_contiguous
+        assert label.flags.c_contiguous
         assert label.max() < len(CLASSES)
 
 
@@ -116,7 +118,9 @@ def test_target_has_other_class_frequencies(pools: dict) -> None:
     source, target = (shares(pools[style][1]) for style in STYLES)
     assert np.abs(source - target).sum() > 0.12
     ratio = dict(zip(CLASSES, target / source, strict=True))
-    assert ratio["person"] > 1.3 and ratio["tree"] > 1.4 and ratio["car"] < 0.8
+    assert ratio["person"] > 1.3
+    assert ratio["tree"] > 1.4
+    assert ratio["car"] < 0.8
 
 
 def test_target_is_darker_and_noisier(pools: dict) -> None:

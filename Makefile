@@ -1,0 +1,35 @@
+# `make demo` and `make test` on a fresh machine with Python >= 3.10 need nothing else.
+#   PYTHON=python3.12            another interpreter for the virtual environment
+#   PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"    where pip finds CPU builds of torch
+#   ARGS="--seed 1"              options for the demo's job, or for pytest
+
+PYTHON ?= python3
+PIP_ARGS ?=
+ARGS ?=
+BIN := .venv/bin
+
+.PHONY: demo test lint clean
+
+demo: .venv/demo.stamp
+	$(BIN)/python jobs/run_al.py $(ARGS)
+
+test: lint
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff check halo_ray jobs tests
+	$(BIN)/ruff format --check halo_ray jobs tests
+	$(BIN)/mypy
+
+.venv/demo.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e .
+	touch $@
+
+.venv/dev.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv
