@@ -16,8 +16,9 @@ from halo_ray.errors import InputError
 from halo_ray.models.backbones import locate_backbone
 from halo_ray.models.build import ModelConfig
 from halo_ray.pipeline import inspect_splits
-from halo_ray.runtime import ray_session
+from halo_ray.runtime import ray_session, training_workers
 from halo_ray.storage import Stages, Storage, round_directory
+from halo_ray.training import check_workers
 
 _CONFIG, _PLAN = "config.yaml", "plan.json"
 
@@ -51,7 +52,7 @@ def open_experiment(config: Config) -> Iterator[Context]:
     """
     storage = Storage(config.output_dir)
     storage.check_writable()
-    begun = storage.exists(_CONFIG)
+    begun = _begun(storage)
     planned = _planned_rounds(storage, config) if begun else []
     classes = class_set(config.data.class_set)
     model = replace(config.model, backbone=locate_backbone(config.model.backbone))
@@ -61,6 +62,7 @@ def open_experiment(config: Config) -> Iterator[Context]:
             splits = _with_stored_sizes(splits, load_splits(storage), storage)
         else:
             splits = inspect_splits(splits, classes, config.execution)
+        check_workers(config.training, training_workers(config.execution))
         plan = planned
         if len(planned) < config.acquisition.rounds:
             plan = plan_budget(config.acquisition, sizes(splits.pool), planned)
@@ -68,7 +70,6 @@ def open_experiment(config: Config) -> Iterator[Context]:
             save_splits(splits, storage)
         if plan != planned:
             storage.write_json(_PLAN, [asdict(round_plan) for round_plan in plan])
-            # Last, because it says that an experiment has begun and is whole.
             storage.write(_CONFIG, config_to_yaml(config).encode())
         yield Context(config, storage, splits, classes, plan, model)
 
@@ -80,11 +81,16 @@ def finished_rounds(config: Config) -> int | None:
         InputError: the directory holds another experiment.
     """
     storage = Storage(config.output_dir)
-    if not storage.exists(_CONFIG):
+    if not _begun(storage):
         return None
     planned = _planned_rounds(storage, config)
     done = all_rounds_done(storage, len(planned))
     return len(planned) if done and len(planned) == config.acquisition.rounds else None
+
+
+def _begun(storage: Storage) -> bool:
+    """Whether a stage is done; before that, a directory is bound to nothing and may be begun anew."""
+    return storage.exists("stages")
 
 
 def all_rounds_done(storage: Storage, rounds: int) -> bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
+from urllib.parse import urlsplit
 
 import ray
 import ray.data
@@ -15,6 +17,8 @@ import ray.data
 from halo_ray.errors import InputError
 
 NAMESPACE = "halo_ray"
+
+CONNECT_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,7 @@ def _connect(config: ExecutionConfig) -> None:
     level = logging.INFO if config.verbose else logging.ERROR
     address = config.ray_address or os.environ.get("RAY_ADDRESS")
     try:
+        _knock(address)
         with _quiet_stderr(not config.verbose):
             _init(config, address, level)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -122,6 +127,13 @@ def _init(config: ExecutionConfig, address: str | None, level: int) -> None:
             logging_level=level,
             log_to_driver=config.verbose,
         )
+
+
+def _knock(address: str | None) -> None:
+    """Raises OSError where nothing listens at ``address`` (HOST:PORT or ray://HOST:PORT); Ray tries for minutes."""
+    place = urlsplit(address if address and "://" in address else f"ray://{address}")
+    if address and place.hostname and place.port:
+        socket.create_connection((place.hostname, place.port), timeout=CONNECT_SECONDS).close()
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from ray.actor import ActorProxy
 from halo_ray.acquisition.budget import AcquisitionConfig, RoundPlan, image_limit
 from halo_ray.acquisition.regions import exclusion_mask, pick_regions
 from halo_ray.acquisition.scores import acquisition_map, describe_pixels, entropy_map, radius_map
+from halo_ray.acquisition.stochastic import stochastic_keys
 from halo_ray.acquisition.threshold import histogram
 from halo_ray.annotations.ledger import Ledger
 from halo_ray.checkpoint import load_model
@@ -98,6 +99,7 @@ class Scorer:
                 image_ids=[row["image_id"]],
                 seed=job.seed,
             )[0].cpu()
+            score = stochastic_keys(score, beta=job.acquisition.selection_beta, seed=job.seed, image_id=row["image_id"])
             asked = exclusion_mask(
                 size, torch.tensor(row["asked_y"]), torch.tensor(row["asked_x"]), job.acquisition.exclusion_radius
             )

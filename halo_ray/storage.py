@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 import uuid
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pyarrow.fs as pafs
 
 from halo_ray.errors import InputError
+
+_UNFINISHED = ".tmp"
 
 
 def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
@@ -22,7 +24,7 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     """
     try:
         if "://" not in uri:
-            uri = str(Path(uri).absolute())
+            uri = os.path.abspath(uri)
         filesystem, path = pafs.FileSystem.from_uri(uri)
     except (ValueError, OSError) as error:
         raise InputError(f"cannot open {uri}: {error}") from error
@@ -51,9 +53,10 @@ class Storage:
 
     def check_writable(self) -> None:
         """Raises InputError where a file cannot be created in this directory."""
+        name = f"write-test-{uuid.uuid4().hex}"
         try:
-            self.write("write-test", b"")
-            self.filesystem.delete_file(self.path("write-test"))
+            self.write(name, b"")
+            self.filesystem.delete_file(self.path(name))
         except OSError as error:
             raise InputError(f"output_dir {self.uri} cannot be written to ({_reason(error)}): name another") from error
 
@@ -61,11 +64,16 @@ class Storage:
         path = self.path(name)
         self.filesystem.create_dir(path.rpartition("/")[0], recursive=True)
         local = isinstance(self.filesystem, pafs.LocalFileSystem)
-        target = f"{path}.{uuid.uuid4().hex}.tmp" if local else path
-        with self.filesystem.open_output_stream(target) as stream:
-            stream.write(data)
-        if local:
-            self.filesystem.move(target, path)
+        target = f"{path}.{uuid.uuid4().hex}{_UNFINISHED}" if local else path
+        try:
+            with self.filesystem.open_output_stream(target) as stream:
+                stream.write(data)
+            if local:
+                self.filesystem.move(target, path)
+        except OSError:
+            if local and self.filesystem.get_file_info(target).is_file:
+                self.filesystem.delete_file(target)
+            raise
 
     def read(self, name: str) -> bytes:
         with self.filesystem.open_input_stream(self.path(name)) as stream:
@@ -84,9 +92,9 @@ class Storage:
         return bool(self.filesystem.get_file_info(self.path(name)).type != pafs.FileType.NotFound)
 
     def files(self, name: str) -> list[str]:
-        """Paths (in ``self.filesystem``) of the files right under ``name``, sorted; none where it does not exist."""
-        selector = pafs.FileSelector(self.path(name), allow_not_found=True)
-        return sorted(info.path for info in self.filesystem.get_file_info(selector) if info.is_file)
+        """Paths (in ``self.filesystem``) of the whole files right under ``name``, sorted; none if it is not there."""
+        found = self.filesystem.get_file_info(pafs.FileSelector(self.path(name), allow_not_found=True))
+        return sorted(info.path for info in found if info.is_file and not info.path.endswith(_UNFINISHED))
 
     def clear(self, name: str) -> None:
         """Deletes the directory ``name`` and all it holds; nothing happens where it does not exist."""

@@ -38,6 +38,10 @@ if TYPE_CHECKING:  # the context holds a TrainingConfig
     from halo_ray.context import Context
 
 
+BLOCK_SAMPLES = 32
+"""Samples that one task loads: small blocks keep Ray Data's scheduling loop busy in the trainer's own process."""
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """How the network is trained, before the first round and in each."""
@@ -142,6 +146,13 @@ def train_loop_per_worker(job: TrainJob) -> None:
     )
 
 
+def check_workers(config: TrainingConfig, workers: int) -> None:
+    """Raises InputError where ``workers`` training processes cannot share the batches of ``config`` equally."""
+    for key in ("source_batch", "target_batch"):
+        if getattr(config, key) % max(workers, 1):
+            raise InputError(f"training.{key} {getattr(config, key)} is no multiple of the {workers} training workers")
+
+
 def train(context: Context, directory: str, *, start: str | None, labelled: int = 0, seed: int) -> dict[str, Any]:
     """Trains from the checkpoint ``start`` on the source and on the pixels bought in rounds 1..``labelled``.
 
@@ -156,11 +167,6 @@ def train(context: Context, directory: str, *, start: str | None, labelled: int 
     config, storage, job_config = context.config, context.storage, context.config.training
     workers = training_workers(config.execution)
     shares = max(workers, 1)
-    for key in ("source_batch", "target_batch"):
-        if getattr(job_config, key) % shares:
-            raise InputError(
-                f"training.{key} {getattr(job_config, key)} is no multiple of the {shares} training workers"
-            )
     labels = Ledger(storage).sparse_labels(labelled + 1)
     pool = context.splits.pool
     target = pool.filter(pc.is_in(pool["image_id"], labels["image_id"]))
@@ -211,7 +217,7 @@ def train(context: Context, directory: str, *, start: str | None, labelled: int 
             name="train", storage_path=storage.path(f"{directory}-run"), storage_filesystem=storage.filesystem
         ),
         # A dataset per worker instead of a split: which worker gets which row is part of the schedule.
-        datasets={_share_name(rank): stream(table, max(batch, 4), load) for rank, table in enumerate(schedule)},
+        datasets={_share_name(rank): stream(table, BLOCK_SAMPLES, load) for rank, table in enumerate(schedule)},
         dataset_config=DataConfig(datasets_to_split=[], execution_options=ExecutionOptions(preserve_order=True)),
     )
     storage.clear(f"{directory}-run")

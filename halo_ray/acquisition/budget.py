@@ -30,6 +30,9 @@ class AcquisitionConfig:
     """e in pixels: no other region is centred in the (2e+1)² square around a bought one."""
     image_cap: float = 8.0
     """Scope pool: the most regions of one image in one round, in multiples of its fair share."""
+    beta: float | None = None
+    """Stochastic selection: regions are sampled in proportion to score^beta; .inf takes the best; null: 1 for scope
+    pool, .inf for scope image (paper)."""
     normalize: Literal["none", "minmax"] = "none"
     """minmax scales radius and entropy to [0, 1] in each image (paper; scope image only)."""
     uncertainty: Literal["region", "pixel"] = "region"
@@ -43,6 +46,8 @@ class AcquisitionConfig:
         for key, least in (("rounds", 1), ("region_radius", 0), ("exclusion_radius", 0), ("image_cap", 1)):
             if getattr(self, key) < least:
                 raise InputError(f"acquisition.{key} is {getattr(self, key)}: it must be at least {least}")
+        if self.beta is not None and not self.beta > 0:
+            raise InputError(f"acquisition.beta is {self.beta}: it must be above 0 (.inf takes the best regions)")
         if self.function not in ACQUISITIONS:
             raise InputError(
                 f"acquisition.function: no function {self.function!r}; {nearest(self.function, ACQUISITIONS)}"
@@ -52,6 +57,11 @@ class AcquisitionConfig:
                 "acquisition.normalize minmax contradicts acquisition.scope pool: scores scaled in each image cannot "
                 "be compared across images; set scope to image or normalize to none"
             )
+
+    @property
+    def selection_beta(self) -> float:
+        """beta, or what null stands for."""
+        return self.beta if self.beta is not None else 1.0 if self.scope == "pool" else math.inf
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from halo_ray.acquisition.stochastic import image_generator
 from halo_ray.errors import InputError
 from halo_ray.geometry import max_radius, radius, upsampled_radius
 from halo_ray.models.sampling import at_places, upsample
@@ -56,12 +56,8 @@ def _radius(inputs: _Inputs) -> Tensor:
 
 
 def _random(inputs: _Inputs) -> Tensor:
-    maps = []
-    for image_id in inputs.image_ids:
-        digest = hashlib.sha256(f"{inputs.seed}/{image_id}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-        maps.append(torch.rand(inputs.size, generator=generator))
-    return torch.stack(maps)
+    generators = (image_generator(inputs.seed, image_id) for image_id in inputs.image_ids)
+    return torch.stack([torch.rand(inputs.size, generator=generator) for generator in generators])
 
 
 ACQUISITIONS: dict[str, Callable[[_Inputs], Tensor]] = {

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import yaml
 
 from halo_ray.data import synthetic
-from halo_ray.errors import InputError
+from halo_ray.errors import BadRecordError, InputError
 from halo_ray.storage import resolve
 from halo_ray.suggest import nearest
 
@@ -35,8 +35,8 @@ class ClassSet:
     """RGB of each class, for pictures; empty: evenly spaced hues."""
 
     def __post_init__(self) -> None:
-        if len(self.classes) < 2:
-            raise InputError(f"class set {self.name} needs at least two classes")
+        if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
+            raise InputError(f"class set {self.name} needs at least two classes, all with names of their own")
         for key, values in (("ids", self.ids), ("colors", self.colors)):
             if values and len(values) != len(self.classes):
                 raise InputError(
@@ -57,12 +57,12 @@ class ClassSet:
         """Training classes (H, W) of the file ids ``raw`` (H, W).
 
         Raises:
-            InputError: an id is outside the set; names ``uri``.
+            BadRecordError: an id is outside the set; names ``uri``.
         """
         mapped = self.lookup()[raw]
         if (mapped < 0).any():
             wrong = sorted({int(i) for i in np.unique(raw[mapped < 0])})
-            raise InputError(
+            raise BadRecordError(
                 f"label {uri} holds id {wrong[0]}, which class set {self.name} does not know: map or ignore it"
             )
         classes: npt.NDArray[np.uint8] = mapped.astype(np.uint8)
@@ -73,7 +73,8 @@ class ClassSet:
         if self.colors:
             return np.array(self.colors, np.uint8)
         hue = np.arange(len(self.classes))[:, None] * 2.399963  # the golden angle keeps neighbours apart
-        return (127.5 + 110 * np.cos(hue + np.array([0.0, 2.1, 4.2]))).astype(np.uint8)
+        wheel = 127.5 + 110 * np.cos(hue + np.array([0.0, 2.1, 4.2]))
+        return np.asarray(wheel, np.uint8)
 
 
 _CAMVID11 = ClassSet(
@@ -102,6 +103,8 @@ def class_set(name: str) -> ClassSet:
     try:
         with filesystem.open_input_stream(path) as stream:
             fields = yaml.safe_load(bytes(stream.read()))
+        if not isinstance(fields["classes"], list):
+            raise TypeError("classes is no list")
         return ClassSet(
             name=str(fields.get("name", name)),
             classes=tuple(fields["classes"]),
@@ -110,4 +113,4 @@ def class_set(name: str) -> ClassSet:
             colors=tuple((int(r), int(g), int(b)) for r, g, b in fields.get("colors", ())),
         )
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"class set file {name} cannot be used ({error!r}): give at least a list 'classes'") from error
+        raise InputError(f"class set file {name} cannot be used ({error}): give at least a list 'classes'") from error

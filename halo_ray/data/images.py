@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
@@ -26,10 +28,11 @@ def read_image(uri: str) -> npt.NDArray[np.uint8]:
     """
     if uri.startswith(SYNTHETIC):
         return _scene(uri)[0]
-    try:
-        return np.asarray(_open(uri).convert("RGB"))
-    except (OSError, SyntaxError) as error:
-        raise BadRecordError(f"image {uri} cannot be read ({error}): replace it or leave it out") from error
+    with _naming("image", uri):
+        image = _open(uri)
+        if image.mode.startswith(("I", "F")):
+            raise BadRecordError(f"image {uri} has {image.mode} pixels: convert it to 8 bits a channel")
+        return np.asarray(image.convert("RGB"))
 
 
 def read_label(uri: str, classes: ClassSet) -> npt.NDArray[np.uint8]:
@@ -40,15 +43,13 @@ def read_label(uri: str, classes: ClassSet) -> npt.NDArray[np.uint8]:
     """
     if uri.startswith(SYNTHETIC):
         return _scene(uri)[1]
-    try:
+    with _naming("label", uri):
         image = _open(uri)
         if image.mode not in ("L", "P"):
             raise BadRecordError(
                 f"label {uri} has colour mode {image.mode}: class ids are read from 8-bit grey or palette images"
             )
         raw = np.asarray(image)
-    except (OSError, SyntaxError) as error:
-        raise BadRecordError(f"label {uri} cannot be read ({error}): replace it or leave it out") from error
     return classes.to_classes(raw, uri)
 
 
@@ -58,11 +59,18 @@ def read_size(uri: str) -> tuple[int, int]:
     Raises:
         BadRecordError: missing or not an image.
     """
-    try:
+    with _naming("image", uri):
         width, height = _open(uri).size
-    except (OSError, SyntaxError) as error:
-        raise BadRecordError(f"image {uri} cannot be read ({error}): replace it or leave it out") from error
     return height, width
+
+
+@contextmanager
+def _naming(kind: str, uri: str) -> Iterator[None]:
+    """Turns what Pillow raises on a damaged or oversized file into an error that names the file."""
+    try:
+        yield
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadRecordError(f"{kind} {uri} cannot be read ({error}): replace it or leave it out") from error
 
 
 def _open(uri: str) -> Image.Image:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from urllib.parse import quote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from halo_ray.data.images import SYNTHETIC
+from halo_ray.data.synthetic import MIN_SIDE, STYLES
 from halo_ray.errors import InputError
 from halo_ray.storage import resolve
 from halo_ray.suggest import nearest
@@ -63,7 +66,7 @@ def list_split(config: SplitConfig, data_root: str, *, key: str, seed: int = 0) 
     """
     root = config.root or data_root
     if config.reader == "synthetic":
-        rows = _synthetic(config, seed)
+        rows = _synthetic(config, seed, key)
     elif config.reader == "camvid":
         rows = _folder(root, "images/*.jpg", "labels/*.png", f"splits/{config.split}.txt", key)
     elif config.reader == "folder":
@@ -79,7 +82,12 @@ def list_split(config: SplitConfig, data_root: str, *, key: str, seed: int = 0) 
     return pa.Table.from_pylist(rows, schema=MANIFEST)
 
 
-def _synthetic(config: SplitConfig, seed: int) -> list[dict[str, object]]:
+def _synthetic(config: SplitConfig, seed: int, key: str) -> list[dict[str, object]]:
+    if config.split not in STYLES:
+        raise InputError(f"{key}.split: no synthetic style {config.split!r}; {nearest(config.split, STYLES)}")
+    for side in ("height", "width"):
+        if getattr(config, side) < MIN_SIDE:
+            raise InputError(f"{key}.{side} is {getattr(config, side)}: a scene needs at least {MIN_SIDE} pixels")
     rows: list[dict[str, object]] = []
     for index in range(config.first, config.first + config.count):
         uri = f"{SYNTHETIC}://{config.split}/{seed}/{index}?height={config.height}&width={config.width}"
@@ -102,7 +110,6 @@ def _folder(root: str, images: str, labels: str | None, list_file: str | None, k
     filesystem, base = resolve(root)
     if filesystem.get_file_info(base).type != pafs.FileType.Directory:
         raise InputError(f"{key}: no directory {root}: check data_root")
-    scheme = f"{root.split('://')[0]}://" if "://" in root else ""
     found = _matches(filesystem, base, images)
     if list_file is not None:
         wanted = _read_list(filesystem, f"{base}/{list_file}", key)
@@ -121,8 +128,8 @@ def _folder(root: str, images: str, labels: str | None, list_file: str | None, k
     return [
         {
             "image_id": name,
-            "image_uri": scheme + path,
-            "label_uri": scheme + label_of[name] if labels is not None else None,
+            "image_uri": _uri(path, root),
+            "label_uri": None if labels is None else _uri(label_of[name], root),
             "height": None,
             "width": None,
         }
@@ -136,12 +143,23 @@ def _matches(filesystem: pafs.FileSystem, base: str, pattern: str) -> dict[str, 
     folder = f"{base}/{before}".rpartition("/")[0]
     selector = pafs.FileSelector(folder, recursive=True, allow_not_found=True)
     prefix = f"{base}/{before}"
-    found = {}
+    found: dict[str, str] = {}
     for info in filesystem.get_file_info(selector):
         if info.is_file and info.path.startswith(prefix) and info.path.endswith(after):
             name = info.path[len(prefix) : len(info.path) - len(after)]
-            found[name if after else str(PurePosixPath(name).with_suffix(""))] = info.path
+            name = name if after else str(PurePosixPath(name).with_suffix(""))
+            if name in found:
+                raise InputError(f"{found[name]} and {info.path} have the same image id {name!r}: rename one")
+            found[name] = info.path
     return found
+
+
+def _uri(path: str, root: str) -> str:
+    """How resolve() finds ``path`` again, a path in the filesystem of ``root``; local files by their plain path."""
+    parts = urlsplit(root)
+    if "://" not in root or parts.scheme == "file":
+        return path
+    return f"{parts.scheme}://{quote(path)}" + (f"?{parts.query}" if parts.query else "")
 
 
 def _read_list(filesystem: pafs.FileSystem, path: str, key: str) -> list[str]:
@@ -150,4 +168,8 @@ def _read_list(filesystem: pafs.FileSystem, path: str, key: str) -> list[str]:
             lines = bytes(stream.read()).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{key}: list {path} cannot be read: check the split's name and data_root") from error
-    return [line.strip() for line in lines if line.strip()]
+    names = [line.strip() for line in lines if line.strip()]
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise InputError(f"{key}: list {path} names {repeated[0]!r} twice: mend the list")
+    return names

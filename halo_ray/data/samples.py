@@ -66,6 +66,8 @@ class LoadSamples:
     def _target(self, row: dict[str, Any], labels: pa.Table) -> dict[str, Any]:
         draw = self._draw(row)
         place = pc.index(labels["image_id"], row["image_id"]).as_py()
+        if place < 0:
+            raise KeyError(f"image {row['image_id']} is scheduled as a target, but the ledger holds no label of it")
         y, x, label = (labels[name][place].values.to_numpy() for name in ("y", "x", "label"))
         points = Points.from_pixels(y.astype(np.int64), x.astype(np.int64), label, (row["height"], row["width"]))
         unlabelled = np.full(self.size, IGNORE, np.uint8)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from halo_ray.data.manifest import sizes
 from halo_ray.data.readers import MANIFEST
 
 SOURCE, TARGET = "source", "target"
@@ -33,13 +34,22 @@ def training_schedule(
     ):
         if manifest.num_rows and batch:
             order = _order(manifest.num_rows, steps * batch, np.random.default_rng([seed, stream]))
-            draws.append((domain, manifest, order.reshape(steps, workers, batch // workers)))
-    return [_rows(draws, worker, steps, workers) for worker in range(workers)]
+            # Numbered by place in the full batch: a sample's random changes depend neither on the number of workers
+            # nor on whether there is a target.
+            place = np.arange(batch) + (source_batch if domain == TARGET else 0)
+            number = np.arange(steps)[:, None] * (source_batch + target_batch) + place
+            shape = (steps, workers, batch // workers)
+            draws.append(_Draw(domain, manifest, order.reshape(shape), number.reshape(shape)))
+    return [_rows(draws, worker) for worker in range(workers)]
 
 
-def pixel_counts(table: pa.Table) -> npt.NDArray[np.int64]:
-    """(rows,) pixels of each image of a manifest."""
-    return np.array([h * w for h, w in sizes(table)], np.int64)
+class _Draw(NamedTuple):
+    domain: str
+    manifest: pa.Table
+    images: npt.NDArray[np.int64]
+    """(steps, workers, images of a worker) rows of the manifest."""
+    number: npt.NDArray[np.int64]
+    """The same shape: number of each sample in the whole schedule."""
 
 
 def _order(images: int, draws: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -47,18 +57,11 @@ def _order(images: int, draws: int, random: np.random.Generator) -> npt.NDArray[
     return np.concatenate(passes)[:draws]
 
 
-def _rows(draws: list[tuple[str, pa.Table, npt.NDArray[np.int64]]], worker: int, steps: int, workers: int) -> pa.Table:
-    share = sum(order.shape[2] for _, _, order in draws)
-    parts, places = [], []
-    offset = 0
-    for domain, manifest, order in draws:
-        mine = order[:, worker]
-        part = manifest.select(MANIFEST.names).take(mine.ravel())
-        parts.append(part.append_column("domain", pa.array([domain] * part.num_rows)))
-        places.append((np.arange(steps)[:, None] * share + offset + np.arange(mine.shape[1])).ravel())
-        offset += mine.shape[1]
-    table = pa.concat_tables(parts).take(np.argsort(np.concatenate(places), kind="stable"))
-    # Numbered over all workers, so that no two samples share their random draw.
-    number = np.arange(table.num_rows)
-    row = number // share * (share * workers) + worker * share + number % share
-    return table.append_column("row", pa.array(row)).select(SCHEDULE.names).cast(SCHEDULE)
+def _rows(draws: list[_Draw], worker: int) -> pa.Table:
+    """The share of one worker, step by step."""
+    parts = []
+    for draw in draws:
+        part = draw.manifest.select(MANIFEST.names).take(draw.images[:, worker].ravel())
+        part = part.append_column("domain", pa.array([draw.domain] * part.num_rows))
+        parts.append(part.append_column("row", pa.array(draw.number[:, worker].ravel())))
+    return pa.concat_tables(parts).select(SCHEDULE.names).cast(SCHEDULE).sort_by("row")

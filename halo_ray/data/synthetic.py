@@ -27,7 +27,7 @@ Colour = tuple[float, float, float]  # red, green, blue in 0..255
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.floating[Any]]
 
-_MIN_SIDE = 32
+MIN_SIDE = 32
 _DARK, _GLASS, _LAMP = (28.0, 28.0, 32.0), (70.0, 84.0, 98.0), (255.0, 214.0, 150.0)
 # Strength of the surface texture by class: foliage is rough, paint and sky are smooth.
 _ROUGHNESS = np.array([0.05, 0.05, 0.05, 0.06, 0.02, 0.02, 0.26, 0.02, 0.05, 0.03, 0.0], np.float32)
@@ -92,8 +92,8 @@ def render_scene(style: str, seed: int, index: int, *, height: int = 128, width:
     """
     if style not in STYLES:
         raise ValueError(f"unknown style {style!r}; known styles: {', '.join(STYLES)}")
-    if min(height, width) < _MIN_SIDE:
-        raise ValueError(f"height and width must be at least {_MIN_SIDE} pixels, got {height} and {width}")
+    if min(height, width) < MIN_SIDE:
+        raise ValueError(f"height and width must be at least {MIN_SIDE} pixels, got {height} and {width}")
     entropy = np.random.SeedSequence([STYLES.index(style), seed, index, height, width])
     return _Scene(np.random.Generator(np.random.PCG64(entropy)), _LOOKS[style], height, width).render()
 

@@ -1,0 +1,153 @@
+"""Files with known pixels, read back; and files that are damaged or mean something else, refused by name."""
+
+import re
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from halo_ray.data.classes import IGNORE, ClassSet, class_set
+from halo_ray.data.images import read_image, read_label, read_size
+from halo_ray.data.synthetic import render_scene
+from halo_ray.errors import BadRecordError, InputError
+
+CAMVID = Path(__file__).parents[2] / "../shared/data/camvid"
+CLASSES = ClassSet("mine", ("a", "b", "c"), ids=(4, 0, 200))
+READERS: dict[str, Callable[[str], object]] = {
+    "image": read_image,
+    "label": lambda uri: read_label(uri, CLASSES),
+    "size": read_size,
+}
+SCENE = "synthetic://target/5/9?height=40&width=72"
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def saved(image: Image.Image, file: Path) -> str:
+    image.save(file)
+    return str(file)
+
+
+def test_an_rgb_file_is_read_as_it_is(tmp_path: Path) -> None:
+    rgb = noise(6, 4, 3)
+    uri = saved(Image.fromarray(rgb), tmp_path / "ä b.png")
+    np.testing.assert_array_equal(read_image(uri), rgb)
+    np.testing.assert_array_equal(read_image(Path(uri).as_uri()), rgb)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "CMYK", "P", "1"])
+def test_other_colour_modes_are_read_as_rgb(tmp_path: Path, mode: str) -> None:
+    grey, rgb = noise(6, 4), noise(6, 4, 3)
+    gray3 = np.stack([grey] * 3, -1)
+    made = {
+        "L": (Image.fromarray(grey), gray3),
+        "LA": (Image.merge("LA", [Image.fromarray(grey), Image.fromarray(255 - grey)]), gray3),
+        "RGBA": (Image.fromarray(np.dstack([rgb, grey])), rgb),
+        "CMYK": (Image.fromarray(np.dstack([255 - rgb, 0 * grey]), "CMYK"), rgb),  # no black: the complement of RGB
+        "P": (Image.fromarray(grey % 2), np.where(gray3 % 2, [[[7, 8, 9]]], [[[200, 100, 0]]])),
+        "1": (Image.fromarray(grey > 99), np.where(gray3 > 99, 255, 0)),
+    }
+    image, expected = made[mode]
+    if mode == "P":
+        image.putpalette([200, 100, 0, 7, 8, 9])
+    assert image.mode == mode
+    uri = saved(image, tmp_path / ("x.tif" if mode == "CMYK" else "x.png"))
+    np.testing.assert_array_equal(read_image(uri), expected)
+
+
+def test_a_16_bit_image_is_refused_rather_than_read_as_white(tmp_path: Path) -> None:
+    uri = saved(Image.fromarray(np.linspace(256, 65535, 24).astype(np.uint16).reshape(6, 4)), tmp_path / "deep.png")
+    with pytest.raises(BadRecordError, match=r"deep\.png"):
+        read_image(uri)
+
+
+@pytest.mark.parametrize("palette", [False, True])
+def test_a_label_holds_ids_in_grey_or_as_palette_indices(tmp_path: Path, palette: bool) -> None:
+    image = Image.fromarray(np.array([[4, 0], [200, 255], [4, 4]], np.uint8))
+    if palette:
+        image.putpalette(noise(256, 3).tobytes())
+    assert image.mode == ("P" if palette else "L")
+    assert read_label(saved(image, tmp_path / "x.png"), CLASSES).tolist() == [[0, 1], [2, IGNORE], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("mode", "pixels"),
+    [("RGB", noise(6, 4, 3)), ("RGBA", noise(6, 4, 4)), ("I;16", np.ones((6, 4), np.uint16)), ("1", noise(6, 4) > 9)],
+)
+def test_a_label_that_holds_no_bytes_of_ids_is_refused(tmp_path: Path, mode: str, pixels: np.ndarray) -> None:
+    uri = saved(Image.fromarray(pixels), tmp_path / "odd.png")
+    with pytest.raises(BadRecordError, match=rf"odd\.png.*{mode} *"):
+        read_label(uri, CLASSES)
+
+
+def test_a_label_with_an_id_outside_the_set_is_named_with_the_id(tmp_path: Path) -> None:
+    uri = saved(Image.fromarray(np.array([[0, 17]], np.uint8)), tmp_path / "odd.png")
+    with pytest.raises(InputError, match=r"odd\.png.*17.*mine"):
+        read_label(uri, CLASSES)
+
+
+def test_size_is_height_and_width_and_needs_the_header_alone(tmp_path: Path) -> None:
+    uri = saved(Image.fromarray(noise(60, 40, 3)), tmp_path / "x.jpg")
+    whole = Path(uri).read_bytes()
+    Path(uri).write_bytes(whole[: len(whole) // 2])
+    assert read_size(uri) == (60, 40)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "bmp"])
+@pytest.mark.parametrize("share", [0, 0.01, 0.1, 0.5, 0.9])
+def test_a_truncated_file_is_named(tmp_path: Path, suffix: str, share: float) -> None:
+    images = {"image": noise(60, 40, 3), "label": np.array(CLASSES.ids, np.uint8)[noise(60, 40) % 3]}
+    for kind, pixels in images.items():
+        file = tmp_path / f"cut {kind}.{suffix}"
+        uri = saved(Image.fromarray(pixels), file)
+        file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+        with pytest.raises(BadRecordError, match=re.escape(uri)):
+            READERS[kind](uri)
+
+
+@pytest.mark.parametrize("kind", READERS)
+class TestUnusableFiles:
+    def refuses(self, kind: str, file: Path) -> None:
+        with pytest.raises(BadRecordError, match=re.escape(str(file))):
+            READERS[kind](str(file))
+
+    def test_missing(self, kind: str, tmp_path: Path) -> None:
+        self.refuses(kind, tmp_path / "gone.png")
+
+    def test_directory(self, kind: str, tmp_path: Path) -> None:
+        self.refuses(kind, tmp_path)
+
+    def test_not_an_image(self, kind: str, tmp_path: Path) -> None:
+        (tmp_path / "x.png").write_text("no image")
+        self.refuses(kind, tmp_path / "x.png")
+
+    def test_damaged_width(self, kind: str, tmp_path: Path) -> None:
+        file = tmp_path / "x.bmp"
+        data = bytearray(Path(saved(Image.fromarray(noise(6, 4)), file)).read_bytes())
+        data[18:22] = struct.pack("<i", 2**30)  # where the BMP header holds the width
+        file.write_bytes(data)
+        self.refuses(kind, file)
+
+
+def test_a_synthetic_uri_names_the_scene() -> None:
+    image, label = render_scene("target", 5, 9, height=40, width=72)
+    np.testing.assert_array_equal(read_image(SCENE), image)
+    np.testing.assert_array_equal(read_label(SCENE, class_set("synthetic")), label)
+
+
+def test_camvid_ids_mean_the_classes_of_its_statistics() -> None:
+    """Shares of all pixels in percent, from the README of the edition at hand."""
+    if not CAMVID.exists():
+        pytest.skip(f"no CamVid at {CAMVID}")
+    shares = {"sky": 21.37, "building": 15.26, "pole": 0.73, "road": 15.95, "pavement": 4.93, "tree": 21.09}
+    shares |= {"sign": 0.48, "fence": 0.79, "car": 10.95, "pedestrian": 1.08, "bicyclist": 0.50}
+    classes, names = class_set("camvid11"), (CAMVID / "splits/dusk_val.txt").read_text().split()
+    labels = np.stack([read_label(f"{CAMVID}/labels/{name}.png", classes) for name in names])
+    found = {name: 100 * (labels == i).mean() for i, name in enumerate(classes.classes)}
+    assert found == pytest.approx(shares, abs=0.0051)
+    assert 100 * (labels == IGNORE).mean() == pytest.approx(6.87, abs=0.0051)

@@ -1,0 +1,125 @@
+"""Training samples: the colour of an image says its class, so that any pixel, label and point can be checked."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+from halo_ray.data import samples
+from halo_ray.data.classes import IGNORE, ClassSet
+from halo_ray.data.readers import MANIFEST
+from halo_ray.data.samples import SAMPLES, LoadSamples, batch_to_tensors
+from halo_ray.data.schedule import SCHEDULE, SOURCE, TARGET
+from halo_ray.losses import point_cross_entropy
+
+CLASSES = ClassSet("ten", tuple("abcdefghij"), ignore_ids=(IGNORE,))
+SIZE, LABELS = (32, 48), ("image_id", "y", "x", "label")
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> pa.Table:
+    """Three images, each with its label; red is 20 times the class."""
+    rows = []
+    for number in range(3):
+        label = np.random.default_rng(number).integers(0, 10, SIZE, dtype=np.uint8)
+        label[0, :5] = IGNORE
+        image = np.zeros((*SIZE, 3), np.uint8)
+        image[..., 0], image[..., 1] = np.where(label == IGNORE, 0, label * 20), number
+        for kind, pixels in (("image", image), ("label", label)):
+            Image.fromarray(pixels).save(tmp_path / f"{kind}{number}.png")
+        uris = {f"{kind}_uri": str(tmp_path / f"{kind}{number}.png") for kind in ("image", "label")}
+        rows.append({"image_id": f"i{number}", "height": SIZE[0], "width": SIZE[1], **uris})
+    return pa.Table.from_pylist(rows, schema=MANIFEST)
+
+
+def scheduled(table: pa.Table, places: list[int], domain: str, first: int = 0) -> pa.Table:
+    part = table.take(places).append_column("domain", pa.array([domain] * len(places)))
+    return part.append_column("row", pa.array(range(first, first + len(places)))).select(SCHEDULE.names)
+
+
+def bought(table: pa.Table, per_image: int = 60) -> pa.Table:
+    """The ledger's sparse labels of some pixels of every image, read off the label files."""
+    rows = []
+    for number, row in enumerate(table.to_pylist()):
+        label = np.asarray(Image.open(row["label_uri"]))
+        flat = np.random.default_rng([9, number]).permutation(label.size)[: per_image + number]
+        y, x = np.divmod(flat, SIZE[1])
+        rows.append({"image_id": row["image_id"], "y": y.tolist(), "x": x.tolist(), "label": label[y, x].tolist()})
+    kinds = (pa.string(), pa.list_(pa.uint16()), pa.list_(pa.uint16()), pa.list_(pa.uint8()))
+    return pa.Table.from_pylist(rows[::-1], schema=pa.schema(list(zip(LABELS, kinds, strict=True))))
+
+
+@pytest.fixture
+def loader(table: pa.Table, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(samples.ray, "get", lambda reference: reference)
+
+    def load(batch: pa.Table, size: tuple[int, int] = SIZE, **changes: object) -> pa.Table:
+        how = {"seed": 1, "flip": True, "color_jitter": 0.0, **changes}
+        return LoadSamples(size=size, classes=CLASSES, labels=bought(table), **how)(batch)
+
+    return load
+
+
+def test_a_source_sample_has_a_dense_label_that_moves_with_its_image(table: pa.Table, loader) -> None:
+    batch = scheduled(table, [0, 1, 2] * 4, SOURCE)
+    loaded = loader(batch)
+    assert loaded.schema == SAMPLES
+    assert loaded["image_id"].to_pylist() == batch["image_id"].to_pylist()
+    images, labels, points = batch_to_tensors(loaded, SIZE, torch.device("cpu"))
+    assert images[:, 0, 0, 1].tolist() == [0, 1, 2] * 4
+    known = labels != IGNORE
+    torch.testing.assert_close(images[..., 0][known], labels[known] * 20)
+    flipped = (labels[:, 0, -1] == IGNORE) & (labels[:, 0, 0] != IGNORE)
+    assert 0 < flipped.sum() < 12
+    assert (~known).sum() == 12 * 5
+    assert [len(values) for values in points] == [0, 0, 0, 0]
+
+
+def test_every_bought_pixel_of_a_target_sample_lies_on_its_colour(table: pa.Table, loader) -> None:
+    loaded = loader(scheduled(table, [2, 0, 1, 0] * 4, TARGET))
+    images, labels, points = batch_to_tensors(loaded, SIZE, torch.device("cpu"))
+    assert (labels == IGNORE).all()
+    assert torch.bincount(points.image).tolist() == [62, 60, 61, 60] * 4
+    y, x = (points.y * (SIZE[0] - 1)).round().long(), (points.x * (SIZE[1] - 1)).round().long()
+    known = points.labels != IGNORE
+    torch.testing.assert_close(images[points.image, y, x, 0][known], points.labels[known] * 20)
+    assert len({(i, *place) for i, *place in zip(points.image.tolist(), y.tolist(), x.tolist(), strict=True)}) == len(y)
+    marks = images[points.image, y, x, 1].tolist()
+    assert marks == [number for number in [2, 0, 1, 0] * 4 for _ in range(60 + number)]
+    assert len({tuple(row) for row in images[[1, 3, 5, 7, 9]].flatten(1).tolist()}) == 2  # flipped and not
+
+
+def test_no_point_is_lost_when_the_input_is_smaller_than_the_label(table: pa.Table, loader) -> None:
+    batch = scheduled(table, [0, 1], TARGET)
+    (full, small) = (batch_to_tensors(loader(batch, size), size, torch.device("cpu")) for size in (SIZE, (9, 7)))
+    assert small.images.shape == (2, 9, 7, 3)
+    for one, other in zip(full.points, small.points, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_sample_depends_on_its_row_number_and_not_on_its_batch(table: pa.Table, loader) -> None:
+    batch = scheduled(table, [0, 1, 2, 0], TARGET)
+    whole = loader(batch, color_jitter=0.3)
+    single = pa.concat_tables(loader(batch.slice(i, 1), color_jitter=0.3) for i in range(4))
+    assert whole.to_pylist() == single.to_pylist()
+    assert whole["image"][0] != whole["image"][3]
+    assert loader(batch, color_jitter=0.3, seed=2)["image"] != whole["image"]
+
+
+def test_source_and_target_rows_mix_in_the_order_of_the_batch(table: pa.Table, loader) -> None:
+    parts = [scheduled(table, [0], SOURCE, 4), scheduled(table, [1], TARGET, 5), scheduled(table, [2], SOURCE, 6)]
+    together = loader(pa.concat_tables(parts))
+    assert together.to_pylist() == [loader(part).to_pylist()[0] for part in parts]
+    samples_ = batch_to_tensors(together, SIZE, torch.device("cpu"))
+    assert set(samples_.points.image.tolist()) == {1}
+    assert [bool((label == IGNORE).all()) for label in samples_.labels] == [False, True, False]
+
+
+def test_a_batch_without_any_point_still_gives_a_loss(table: pa.Table, loader) -> None:
+    points = batch_to_tensors(loader(scheduled(table, [0, 1], SOURCE)), SIZE, torch.device("cpu")).points
+    assert [values.dtype for values in points] == [torch.int64, torch.float32, torch.float32, torch.uint8]
+    total, count = point_cross_entropy(torch.randn(2, 10, 8, 12), *points)
+    assert (total.item(), count.item()) == (0, 0)

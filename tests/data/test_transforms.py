@@ -1,0 +1,128 @@
+"""Resizing, and the way of a bought pixel from the label map to its place in a resized and flipped network input."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from halo_ray.data.transforms import Augmentation, Points, load_input, resize_image, resize_label
+from halo_ray.models.sampling import at_places
+
+SIZES = [(40, 72), (20, 36), (27, 31), (64, 100), (1, 5)]
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def points(y: np.ndarray, x: np.ndarray, size: tuple[int, int]) -> Points:
+    return Points.from_pixels(y, x, np.zeros(len(y), np.uint8), size)
+
+
+def read(maps: torch.Tensor, places: Points) -> torch.Tensor:
+    image = torch.zeros(len(places.y), dtype=torch.long)
+    return at_places(maps, image, torch.from_numpy(places.y), torch.from_numpy(places.x))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_images_are_resized_like_torch_with_antialiasing(size: tuple[int, int], tmp_path: Path) -> None:
+    image = noise(40, 72, 3)
+    expected = F.interpolate(
+        torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float(), size=size, mode="bilinear", antialias=True
+    )[0].permute(1, 2, 0)
+    resized = resize_image(image, size)
+    assert resized.shape == (*size, 3)
+    assert np.abs(resized - expected.numpy()).max() < 1.5  # it rounds to bytes after each of two passes
+    Image.fromarray(image).save(tmp_path / "x.png")
+    np.testing.assert_array_equal(load_input(str(tmp_path / "x.png"), size), resized)
+
+
+@pytest.mark.parametrize("size", [(40, 72), (24, 40), (64, 104), (8, 16)])  # no centre falls between two pixels
+def test_a_resized_label_takes_the_pixel_under_each_centre(size: tuple[int, int]) -> None:
+    label = noise(40, 72)
+    rows = [int((i + 0.5) * 40 / size[0]) for i in range(size[0])]
+    cols = [int((j + 0.5) * 72 / size[1]) for j in range(size[1])]
+    np.testing.assert_array_equal(resize_label(label, size), label[np.ix_(rows, cols)])
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 1024, 2048, 65535])
+def test_a_place_leads_back_to_its_pixel_and_flipped_to_the_mirrored_one(side: int) -> None:
+    pixel = np.arange(side)
+    place = points(pixel, pixel, (side, side))
+    assert place.y.dtype == place.x.dtype == np.float32
+    assert 0 <= place.x.min() <= place.x.max() <= 1
+    flipped = Augmentation(True, 1.0, 1.0).points(place)
+    np.testing.assert_array_equal(np.rint(place.x.astype(float) * (side - 1)), pixel)
+    np.testing.assert_array_equal(np.rint(flipped.x.astype(float) * (side - 1)), pixel[::-1] if side > 1 else pixel)
+    np.testing.assert_array_equal(flipped.y, place.y)
+    np.testing.assert_array_equal(place.y, place.x)
+
+
+@pytest.mark.parametrize("stride", [1, 4, 32])
+def test_no_bought_pixel_is_lost_or_moved_by_a_smaller_input(stride: int) -> None:
+    """A linear ramp, which bilinear reading reproduces, holds at each cell the label pixel that it lies over."""
+    size, cells = (1024, 2048), (640 // stride, 1280 // stride)
+    random = np.random.default_rng(0)
+    flat = np.unique(np.concatenate([random.integers(0, size[0] * size[1], 60_000), [0, 2047, 2048, 1024 * 2048 - 1]]))
+    y, x = np.divmod(flat, size[1])
+    ramps = [torch.linspace(0, side - 1, n, dtype=torch.float64) for side, n in zip(size, cells, strict=True)]
+    maps = torch.stack(torch.meshgrid(*ramps, indexing="ij"))[None]
+    for dtype in (torch.float32, torch.float64):
+        seen = read(maps.to(dtype), points(y, x, size)).round().numpy()
+        np.testing.assert_array_equal(seen, np.stack([y, x], 1))
+
+
+@pytest.mark.parametrize("size", [(6, 9), (17, 13)])
+def test_a_flipped_image_shows_the_same_colour_at_the_flipped_place(size: tuple[int, int]) -> None:
+    label_size = (12, 18)
+    y, x = (axis.ravel() for axis in np.indices(label_size))
+    place, image = points(y, x, label_size), resize_image(noise(12, 18, 3), size)
+    flip = Augmentation(True, 1.0, 1.0)
+    straight, mirrored = (
+        torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].double() for pixels in (image, flip.image(image))
+    )
+    assert not torch.equal(straight, mirrored)
+    torch.testing.assert_close(read(mirrored, flip.points(place)), read(straight, place), atol=2e-3, rtol=0)
+
+
+def test_flip_mirrors_image_and_label_columns_and_keeps_classes() -> None:
+    image, label = noise(3, 4, 3), noise(3, 4)
+    flip, keep = Augmentation(True, 1.0, 1.0), Augmentation(False, 1.0, 1.0)
+    assert flip.image(image).tolist() == [[row[3], row[2], row[1], row[0]] for row in image.tolist()]
+    assert flip.label(label).tolist() == [row[::-1] for row in label.tolist()]
+    np.testing.assert_array_equal(keep.image(image), image)
+    np.testing.assert_array_equal(keep.label(label), label)
+    place = Points.from_pixels(np.array([0, 2]), np.array([1, 3]), np.array([5, 255], np.uint8), (3, 4))
+    assert flip.points(place).label.tolist() == [5, 255]
+    assert keep.points(place) == place
+
+
+@pytest.mark.parametrize(("gain", "contrast"), [(1.2, 1.0), (1.0, 0.8), (0.85, 1.2), (1.2, 1.2)])
+def test_colour_changes_follow_the_formula_at_every_level(gain: float, contrast: float) -> None:
+    """contrast about mid-grey, then gain, clipped to bytes."""
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, 2)
+    changed = Augmentation(False, gain, contrast).image(ramp)
+    assert changed.dtype == np.uint8
+    for before, after in zip(ramp.ravel().tolist(), changed.ravel().tolist(), strict=True):
+        assert abs(after - min(max(((before - 127.5) * contrast + 127.5) * gain, 0), 255)) <= 1
+
+
+def test_a_draw_is_fixed_by_seed_and_row_and_stays_in_its_range() -> None:
+    draws = [Augmentation.draw(3, row, flip=True, color_jitter=0.2) for row in range(1000)]
+    assert draws == [Augmentation.draw(3, row, flip=True, color_jitter=0.2) for row in range(1000)]
+    assert len({(draw.gain, draw.contrast) for draw in draws}) == 1000
+    assert draws[5] != Augmentation.draw(4, 5, flip=True, color_jitter=0.2)
+    assert 400 < sum(draw.flip for draw in draws) < 600
+    for values in ([draw.gain for draw in draws], [draw.contrast for draw in draws]):
+        assert 0.8 <= min(values) < 0.81 < 1.19 < max(values) <= 1.2
+        assert abs(np.mean(values) - 1) < 0.02
+
+
+def test_what_is_turned_off_changes_nothing() -> None:
+    image = noise(3, 4, 3)
+    for row in range(50):
+        draw = Augmentation.draw(0, row, flip=False, color_jitter=0)
+        np.testing.assert_array_equal(draw.image(image), image)

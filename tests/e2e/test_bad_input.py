@@ -1,0 +1,125 @@
+"""What a user can get wrong: one sentence that names it, exit code 2, no traceback, and nothing left in the way."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from halo_ray.config import Config, config_to_yaml
+from halo_ray.context import open_experiment
+
+ROOT = Path(__file__).parents[2]
+Job = Callable[[str], ModuleType]
+
+
+def change(path: Path, value: int | None = None, shape: tuple[int, int] | None = None) -> None:
+    """Replaces one class id somewhere in a label, or its size."""
+    label = np.array(Image.open(path))
+    if value is not None:
+        label[3, 4] = value
+    if shape is not None:
+        label = np.zeros(shape, np.uint8)
+    Image.fromarray(label).save(path)
+
+
+def empty(root: Path) -> None:
+    for image in (root / "night/images").iterdir():
+        image.unlink()
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:300])
+
+
+def list_missing(root: Path) -> None:
+    (root / "list.txt").write_text("0\n1\n77\n")
+
+
+# What breaks the data, options of the job, and words that the sentence must hold.
+MISTAKES: dict[str, tuple[Callable[[Path], object], list[str], list[str]]] = {
+    "no images": (empty, [], ["data.pool", "no images"]),
+    "no directory": (shutil.rmtree, [], ["data.source", "data_root"]),
+    "list names a missing file": (list_missing, ["--data.pool.list_file=list.txt"], ["list.txt", "'77'", "77.jpg"]),
+    "label missing": (
+        lambda root: (root / "day/labels/2.png").unlink(), [], ["day/labels/2.png", "data.source.labels"]
+    ),
+    "label of another size": (
+        lambda root: change(root / "night/labels/3.png", shape=(10, 10)), [], ["night/labels/3.png", "10x10", "100x72"]
+    ),
+    "class id outside the set": (
+        lambda root: change(root / "check/labels/5.png", value=77), [], ["check/labels/5.png", "77", "streets"]
+    ),
+    "broken image": (lambda root: truncate(root / "night/images/1.jpg"), [], ["night/images/1.jpg"]),
+    "budget of nothing": (lambda root: None, ["--acquisition.budget=0"], ["acquisition.budget"]),
+    "budget above all": (lambda root: None, ["--acquisition.budget=1.5"], ["acquisition.budget"]),
+    "more regions than room": (lambda root: None, ["--acquisition.budget=0.9"], ["acquisition.budget", "at most"]),
+    "less than a region a round": (lambda root: None, ["--acquisition.budget=1e-5"], ["acquisition.budget", "rounds"]),
+    "output not writable": (lambda root: None, ["--output_dir=/proc/halo"], ["output_dir", "/proc/halo"]),
+    "output below a file": (lambda root: None, ["--output_dir=/etc/hostname/run"], ["output_dir", "/etc/hostname/run"]),
+    "unknown class set": (lambda root: None, ["--data.class_set=camvid"], ["data.class_set", "camvid11"]),
+    "no backbone": (lambda root: None, ["--model.backbone=./nowhere"], ["model.backbone", "./nowhere"]),
+    "unknown reader": (lambda root: None, ["--data.pool.reader=foldr"], ["data.pool.reader", "'folder'"]),
+    "batch that workers cannot share": (
+        lambda root: None, ["--execution.num_workers=3"], ["training.source_batch", "3 training workers"]
+    ),
+    "gpu that is not there": (lambda root: None, ["--execution.device=cuda"], ["execution.device", "GPU"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistake(
+    cluster: None,
+    mistake: str,
+    dataset: Path,
+    configure: Callable[[], Config],
+    job: Job,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    breaks, options, words = MISTAKES[mistake]
+    root = tmp_path / "data"
+    shutil.copytree(dataset, root)
+    config = configure()
+    file = tmp_path / "config.yaml"
+    text = config_to_yaml(replace(config, data_root=str(root)))
+    file.write_text(text)
+    breaks(root)
+    code = job("run_al").main([f"--config={file}", *options])
+    said = capsys.readouterr().err
+    assert code == 2
+    sentences = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert len(sentences) == 1
+    assert "Traceback" not in said
+    for word in words:
+        assert word in sentences[0]
+    # The corrected rerun begins as if nothing had been.
+    with open_experiment(config) as context:
+        assert context.splits.pool.num_rows == 6
+
+
+def test_ray_that_cannot_be_reached(tmp_path: Path) -> None:
+    command = [sys.executable, "jobs/run_al.py", "--preset=tiny", f"--output_dir={tmp_path}"]
+    environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}
+    ended = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert "Traceback" not in ended.stderr
+    assert "error: no Ray cluster at 127.0.0.1:1" in ended.stderr
+    assert "execution.ray_address" in ended.stderr
