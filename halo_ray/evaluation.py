@@ -13,8 +13,9 @@ import torch
 from halo_ray.checkpoint import load_model
 from halo_ray.context import Context
 from halo_ray.data.classes import IGNORE
-from halo_ray.data.decoding import DecodeImages, pixels
+from halo_ray.data.decoding import DecodeImages, Pixels, pixels
 from halo_ray.models.sampling import upsample
+from halo_ray.models.segmenter import Segmenter
 from halo_ray.pipeline import compute_on_actors
 from halo_ray.progress import progress
 from halo_ray.scoring import SCORING_THREADS
@@ -22,7 +23,8 @@ from halo_ray.storage import Storage
 
 Counts = npt.NDArray[np.int64]
 
-CONFUSIONS = pa.schema([("image_id", pa.string()), ("confusion", pa.list_(pa.int64()))])
+CONFUSIONS = pa.schema([("image_id", pa.string()), ("confusions", pa.list_(pa.int64()))])
+"""Per image, the confusion matrices of all models one after another, row by row."""
 
 
 def confusion_matrix(label: npt.NDArray[np.uint8], guess: npt.NDArray[np.uint8], classes: int) -> Counts:
@@ -58,7 +60,7 @@ class EvaluationJob:
     """What an evaluation actor must know."""
 
     storage_uri: str
-    checkpoint: str
+    checkpoints: list[str]
     input_size: tuple[int, int]
     classes: int
 
@@ -69,42 +71,46 @@ class Evaluator:
     def __init__(self, job: EvaluationJob, device: str) -> None:
         torch.set_num_threads(SCORING_THREADS)
         self._job, self._device = job, device
-        self._model = load_model(Storage(job.storage_uri), job.checkpoint).to(device)
+        storage = Storage(job.storage_uri)
+        self._models = [load_model(storage, name).to(device) for name in job.checkpoints]
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """CONFUSIONS of decoded validation images."""
         rows = []
         for row in batch.to_pylist():
-            image = torch.from_numpy(pixels(row["image"], *self._job.input_size, 3))
             size = (row["height"], row["width"])
-            with torch.inference_mode():
-                logits = self._model(image[None].to(self._device)).logits
-                guess = upsample(logits, size).argmax(1)[0].to(torch.uint8).cpu().numpy()
-            confusion = confusion_matrix(pixels(row["label"], *size), guess, self._job.classes)
-            rows.append({"image_id": row["image_id"], "confusion": confusion.ravel().tolist()})
+            image = torch.from_numpy(pixels(row["image"], *self._job.input_size, 3))[None].to(self._device)
+            label = pixels(row["label"], *size)
+            matrices = [self._confusion(model, image, label) for model in self._models]
+            rows.append({"image_id": row["image_id"], "confusions": np.concatenate(matrices, axis=None)})
         return pa.Table.from_pylist(rows, schema=CONFUSIONS)
 
+    def _confusion(self, model: Segmenter, image: torch.Tensor, label: Pixels) -> Counts:
+        with torch.inference_mode():
+            guess = upsample(model(image).logits, (label.shape[0], label.shape[1])).argmax(1)[0]
+        return confusion_matrix(label, guess.to(torch.uint8).cpu().numpy(), self._job.classes)
 
-def evaluate(context: Context, label: str, checkpoint: str) -> dict[str, Any]:
-    """Quality of a checkpoint on the validation split, JSON-able: miou, iou by class name, accuracy."""
-    classes = len(context.classes.classes)
+
+def evaluate(context: Context, label: str, *checkpoints: str) -> list[dict[str, Any]]:
+    """Quality of each checkpoint on the validation split, JSON-able: miou, iou by class name, accuracy.
+
+    All models see an image when it is decoded, so that a second one costs neither another pass nor other actors.
+    """
+    names = context.classes.classes
     table = context.splits.validation
     results = compute_on_actors(
         table,
         DecodeImages(context.input_size, context.classes),
         Evaluator,
-        {"job": EvaluationJob(context.storage.uri, checkpoint, context.input_size, classes)},
+        {"job": EvaluationJob(context.storage.uri, list(checkpoints), context.input_size, len(names))},
         context.config.execution,
     )
-    total = np.zeros(classes * classes, np.int64)
+    total = np.zeros((len(checkpoints), len(names), len(names)), np.int64)
     images = 0
     with progress(f"{label} evaluate", table.num_rows, "image", lambda: images):
         for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
-            total += sum(np.array(row, np.int64) for row in batch["confusion"].to_pylist())
+            for row in batch["confusions"].to_pylist():
+                total += np.array(row, np.int64).reshape(total.shape)
             images += batch.num_rows
-    found = quality(total.reshape(classes, classes))
-    return {
-        "miou": found.miou,
-        "iou": dict(zip(context.classes.classes, found.iou, strict=True)),
-        "accuracy": found.accuracy,
-    }
+    found = [quality(confusion) for confusion in total]
+    return [{"miou": q.miou, "iou": dict(zip(names, q.iou, strict=True)), "accuracy": q.accuracy} for q in found]

@@ -8,6 +8,7 @@ from halo_ray.annotations.annotate import annotate
 from halo_ray.config import Config
 from halo_ray.context import open_experiment
 from halo_ray.evaluation import evaluate
+from halo_ray.report import write_overview
 from halo_ray.results import read_metrics, record, round_line
 from halo_ray.scoring import score_pool, select_regions
 from halo_ray.storage import Stages, round_directory
@@ -32,25 +33,24 @@ def run_experiment(config: Config) -> list[dict[str, Any]]:
         model = stage("pretrain", train, context, "pretrain/checkpoint", start=None, seed=seeds[0])["checkpoint"]
         twin = model
         quality = stage("rounds/000/evaluate", evaluate, context, "round 0", model)
-        metrics = stage("rounds/000/record", record, context, stages, 0, quality, None)
+        metrics = stage("rounds/000/record", record, context, stages, 0, *quality)
         print(round_line(metrics, 0), flush=True)
 
         for number in range(1, len(context.plan) + 1):
-            at = round_directory(number)
+            at, seed = round_directory(number), seeds[number]
             candidates = stage(f"{at}/score", score_pool, context, number, model)["candidates"]
             chosen = stage(f"{at}/select", select_regions, context, number, candidates)
             stage(f"{at}/annotate", annotate, context, number, chosen["selection"], candidates, model)
-            model = stage(
-                f"{at}/train", train, context, f"{at}/checkpoint", start=model, labelled=number, seed=seeds[number]
-            )["checkpoint"]
-            quality = stage(f"{at}/evaluate", evaluate, context, f"round {number}", model)
-
-            control = None
+            trained = stage(f"{at}/train", train, context, f"{at}/checkpoint", start=model, labelled=number, seed=seed)
+            model = trained["checkpoint"]
+            models = [model]
             if config.training.control:
-                twin = stage(f"{at}/control_train", train, context, f"{at}/control", start=twin, seed=seeds[number])[
-                    "checkpoint"
-                ]
-                control = stage(f"{at}/control_evaluate", evaluate, context, f"round {number} control", twin)
-            metrics = stage(f"{at}/record", record, context, stages, number, quality, control)
+                trained = stage(f"{at}/control", train, context, f"{at}/control", start=twin, seed=seed)
+                twin = trained["checkpoint"]
+                models.append(twin)
+            quality = stage(f"{at}/evaluate", evaluate, context, f"round {number}", *models)
+            metrics = stage(f"{at}/record", record, context, stages, number, *quality)
             print(round_line(metrics, chosen["regions"]), flush=True)
-        return read_metrics(context.storage)
+        rows = read_metrics(context.storage)
+        stage(f"report-{len(rows)}", write_overview, context, rows)
+        return rows

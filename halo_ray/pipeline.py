@@ -32,7 +32,7 @@ def compute_on_actors(
     Batches and blocks are transport only: ``worker`` must give each image the same result in any company.
     """
     gpu = uses_gpu(config)
-    actors = min(config.max_actors, -(-table.num_rows // config.block_images))
+    actors = min(config.max_actors, -(-table.num_rows // config.images_per_actor))
     return stream(table, config.block_images, decode).map_batches(
         worker,
         fn_constructor_kwargs={**arguments, "device": "cuda" if gpu else "cpu"},

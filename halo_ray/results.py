@@ -1,22 +1,20 @@
-"""What an experiment has found: one record per round, the table at the end, and pictures."""
+"""What an experiment has found: one record per round, and the table at the end."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-import pyarrow.compute as pc
-
 from halo_ray.annotations.ledger import Ledger
 from halo_ray.context import Context
 from halo_ray.storage import Stages, Storage, round_directory
 
-STAGES = ("pretrain", "score", "select", "annotate", "train", "evaluate", "control_train", "control_evaluate")
+STAGES = ("pretrain", "score", "select", "annotate", "train", "control", "evaluate")
 _METRICS = "metrics.jsonl"
 
 
 def record(
-    context: Context, stages: Stages, number: int, quality: dict[str, Any], control: dict[str, Any] | None
+    context: Context, stages: Stages, number: int, quality: dict[str, Any], control: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """Writes what stands after round ``number`` to its metrics.json, and all rounds so far to metrics.jsonl.
 
@@ -53,16 +51,6 @@ def record(
 def read_metrics(storage: Storage) -> list[dict[str, Any]]:
     """All records, round 0 (before any purchase) first."""
     return [json.loads(line) for line in storage.read(_METRICS).splitlines()]
-
-
-def bought_classes(context: Context, number: int) -> dict[str, int]:
-    """Pixels bought in all rounds up to ``number``, by the name of their class; void as such."""
-    counts = {
-        row["values"]: row["counts"]
-        for row in pc.value_counts(Ledger(context.storage).read(number + 1, ["label"])["label"]).to_pylist()
-    }
-    names = dict(enumerate(context.classes.classes))
-    return {names.get(label, "void"): counts[label] for label in sorted(counts, key=lambda label: -counts[label])}
 
 
 def round_line(metrics: dict[str, Any], regions: int) -> str:

@@ -37,6 +37,8 @@ class ExecutionConfig:
     """The fewest inference actors (scoring, evaluation)."""
     max_actors: int = 2
     """The most inference actors."""
+    images_per_actor: int = 256
+    """An inference actor is added for every so many images: it must load torch and the model first."""
     cpus_per_actor: float = 0.5
     """CPUs that Ray reserves for an inference actor; it computes on one thread."""
     batch_images: int = 8
@@ -49,7 +51,13 @@ class ExecutionConfig:
     """Show Ray's own log."""
 
     def __post_init__(self) -> None:
-        for key, least in (("min_actors", 1), ("max_actors", 1), ("batch_images", 1), ("block_images", 1)):
+        for key, least in (
+            ("min_actors", 1),
+            ("max_actors", 1),
+            ("images_per_actor", 1),
+            ("batch_images", 1),
+            ("block_images", 1),
+        ):
             if getattr(self, key) < least:
                 raise InputError(f"execution.{key} is {getattr(self, key)}: it must be at least {least}")
         if self.num_workers is not None and self.num_workers < 0:

@@ -46,9 +46,9 @@ BLOCK_SAMPLES = 32
 class TrainingConfig:
     """How the network is trained, before the first round and in each."""
 
-    pretrain_steps: int = 400
+    pretrain_steps: int = 250
     """Optimizer steps on the source domain before the first round."""
-    round_steps: int = 120
+    round_steps: int = 80
     """Optimizer steps in each round."""
     source_batch: int = 4
     """Source images in a step, over all workers; pretraining uses source_batch + target_batch."""
@@ -76,7 +76,7 @@ class TrainingConfig:
     """Largest relative change of brightness and contrast."""
     control: bool = True
     """Also train a twin on the same source images and steps without any bought label, to show what the labels gave."""
-    threads: int = 1
+    threads: int = 2
     """Torch threads of a training process; another number changes the last bits of the weights."""
 
     def __post_init__(self) -> None:

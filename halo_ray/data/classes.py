@@ -86,7 +86,15 @@ _CAMVID11 = ClassSet(
         (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
     ),
 )  # fmt: skip
-_KNOWN = {"camvid11": _CAMVID11, "synthetic": ClassSet("synthetic", synthetic.CLASSES)}
+_SYNTHETIC = ClassSet(
+    "synthetic",
+    synthetic.CLASSES,
+    colors=(
+        (128, 64, 128), (244, 35, 232), (70, 70, 70), (190, 153, 153), (153, 153, 153), (220, 220, 0),
+        (107, 142, 35), (70, 130, 180), (220, 20, 60), (0, 0, 142), (119, 11, 32),
+    ),
+)  # fmt: skip
+_KNOWN = {known.name: known for known in (_CAMVID11, _SYNTHETIC)}
 
 
 def class_set(name: str) -> ClassSet:

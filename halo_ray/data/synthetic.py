@@ -1,7 +1,7 @@
 """Procedural street scenes with exact per-pixel labels, in two styles that differ as two cameras in two cities do.
 
 ``source`` is clean daylight. ``target`` is a hazy dusk with other materials, a noisy camera and other class
-frequencies. Its colours mislead a model that has only seen ``source`` (brown roads, slate pavements, orange and white
+frequencies. Its colours mislead a model that has only seen ``source`` (brown roads, slate pavements, withered and white
 trees), yet the classes stay apart within the style. One metre at depth ``z`` metres covers ``focal / z`` pixels, and
 the focal length is a fixed share of the height, so a scene keeps its proportions at every size.
 """
@@ -62,16 +62,16 @@ _LOOKS = {
         extinction=(0.001, 0.004), light=(0.94, 1.06), cast=(1, 1, 1), noise=2, night=False,
     ),
     "target": _Look(
-        paint={ROAD: ((176, 134, 108), (158, 122, 102), (146, 120, 112)), PAVEMENT: ((112, 118, 132), (98, 106, 124)),
-            BUILDING: ((96, 136, 128), (116, 158, 140), (84, 112, 140), (140, 150, 164), (84, 120, 96)),
-            FENCE: ((206, 214, 210), (188, 200, 204)), SIGN: ((24, 200, 150), (236, 236, 236), (224, 96, 200)),
-            POLE: ((212, 180, 92), (196, 170, 108)), TREE: ((206, 112, 40), (170, 84, 36), (236, 238, 244)),
-            SKY: ((72, 70, 100), (168, 142, 148)), BICYCLE: ((80, 240, 240), (170, 255, 60), (190, 240, 240)),
-            PERSON: ((240, 210, 40), (30, 30, 40), (210, 60, 110), (70, 50, 110), (236, 120, 30)),
-            CAR: ((56, 52, 58), (92, 40, 44), (40, 70, 62), (120, 116, 110), (196, 192, 180))},
+        paint={ROAD: ((136, 118, 108), (126, 112, 104), (116, 108, 106)), PAVEMENT: ((150, 148, 150), (136, 136, 144)),
+            BUILDING: ((142, 142, 126), (158, 148, 132), (120, 116, 124), (160, 136, 120), (112, 124, 108)),
+            FENCE: ((166, 150, 132), (150, 140, 128)), SIGN: ((190, 60, 70), (60, 110, 190), (230, 214, 120)),
+            POLE: ((120, 108, 84), (108, 100, 84)), TREE: ((126, 116, 46), (92, 104, 46), (186, 192, 186)),
+            SKY: ((112, 132, 172), (184, 182, 190)), BICYCLE: ((60, 120, 130), (120, 150, 60), (130, 140, 150)),
+            PERSON: ((190, 170, 60), (36, 36, 46), (170, 60, 90), (70, 56, 110), (196, 120, 50)),
+            CAR: ((70, 66, 72), (120, 46, 50), (50, 78, 96), (130, 128, 124), (196, 192, 184))},
         marking=(226, 190, 90), frontage=(0.44, 0.14, 0.16, 0.26),
         counts={CAR: 2.0, PERSON: 3.6, BICYCLE: 1.3, POLE: 4.8, TREE: 3.8},
-        extinction=(0.008, 0.022), light=(0.50, 0.80), cast=(0.98, 0.94, 1.12), noise=8, night=True,
+        extinction=(0.005, 0.013), light=(0.56, 0.86), cast=(0.98, 0.96, 1.08), noise=6, night=True,
     ),
 }  # fmt: skip
 

@@ -26,7 +26,7 @@ class ModelConfig:
     """Curvature c > 0 of the Poincaré ball of curvature −c (no unit); unused by Euclidean models."""
     embedding: int = 64
     """Dimensions D of the embedding."""
-    decoder_width: int = 96
+    decoder_width: int = 64
     """Channels inside the decoder, a multiple of 8."""
     pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Mean of each colour channel (0..1) that the backbone was trained with."""

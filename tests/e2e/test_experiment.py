@@ -100,7 +100,7 @@ def test_maps_are_kept_for_the_images_with_picks_and_explain_their_scores(experi
 @pytest.mark.parametrize(
     "execution",
     [
-        ExecutionConfig(num_workers=0, max_actors=2, min_actors=2, batch_images=1, block_images=1),
+        ExecutionConfig(num_workers=0, max_actors=2, min_actors=2, images_per_actor=1, batch_images=1, block_images=1),
         ExecutionConfig(num_workers=0, max_actors=1, batch_images=8, block_images=3),
     ],
     ids=["two actors, blocks and batches of 1", "one actor, blocks of 3"],
