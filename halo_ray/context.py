@@ -69,8 +69,11 @@ def open_experiment(config: Config) -> Iterator[Context]:
         if not begun:
             save_splits(splits, storage)
         if plan != planned:
-            storage.write_json(_PLAN, [asdict(round_plan) for round_plan in plan])
-            storage.write(_CONFIG, config_to_yaml(config).encode())
+            rounds = [asdict(round_plan) for round_plan in plan]
+            storage.write_json(_PLAN, {"budget": config.acquisition.budget, "rounds": rounds})
+        text = config_to_yaml(config).encode()
+        if not storage.exists(_CONFIG) or storage.read(_CONFIG) != text:
+            storage.write(_CONFIG, text)
         yield Context(config, storage, splits, classes, plan, model)
 
 
@@ -100,16 +103,19 @@ def all_rounds_done(storage: Storage, rounds: int) -> bool:
 def _planned_rounds(storage: Storage, config: Config) -> list[RoundPlan]:
     """The plan of the experiment that lies in ``storage``, if ``config`` means the same one, maybe with more rounds."""
     stored = config_from_yaml(storage.read(_CONFIG), f"{storage.uri}/{_CONFIG}")
-    planned = [RoundPlan(**entry) for entry in storage.read_json(_PLAN)]
-    before, now = identity(stored), identity(config)
+    plan = storage.read_json(_PLAN)
+    planned = [RoundPlan(**entry) for entry in plan["rounds"]]
+    # The plan says what the experiment may spend; a run killed while it was extended leaves config.yaml behind it.
+    spend = {"acquisition.rounds": len(planned), "acquisition.budget": plan["budget"]}
+    before, now = identity(stored) | spend, identity(config)
     different = sorted(key for key in now if now[key] != before[key])
     if config.acquisition.rounds > len(planned) and all_rounds_done(storage, len(planned)):
-        if config.acquisition.budget <= stored.acquisition.budget:
+        if config.acquisition.budget <= plan["budget"]:
             raise InputError(
                 f"acquisition.rounds asks for {config.acquisition.rounds - len(planned)} more rounds of a finished "
-                f"experiment, whose budget is spent: raise acquisition.budget above {stored.acquisition.budget} too"
+                f"experiment, whose budget is spent: raise acquisition.budget above {plan['budget']} too"
             )
-        different = [key for key in different if key not in ("acquisition.rounds", "acquisition.budget")]
+        different = [key for key in different if key not in spend]
     if different:
         raise InputError(
             f"{storage.uri} holds another experiment, with other {', '.join(different)} "

@@ -21,7 +21,7 @@ def progress(label: str, total: int, unit: str, done: Callable[[], int]) -> Iter
     """Shows how far ``done()`` has come towards ``total`` while the body runs; called in a thread of its own."""
     start = time.monotonic()
     stop = threading.Event()
-    terminal = sys.stderr.isatty()
+    terminal = sys.stdout.isatty() and sys.stderr.isatty()
     interval = POLL_SECONDS if terminal else LINE_SECONDS
 
     def show(count: int, end: str) -> None:
@@ -32,7 +32,9 @@ def progress(label: str, total: int, unit: str, done: Callable[[], int]) -> Iter
 
     def poll() -> None:
         while not stop.wait(interval):
-            show(done(), "" if terminal else "\n")
+            count = done()
+            if terminal or count < total:  # the last line is the end's
+                show(count, "" if terminal else "\n")
 
     thread = threading.Thread(target=poll, daemon=True)
     thread.start()

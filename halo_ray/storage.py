@@ -44,7 +44,8 @@ class Storage:
     """
 
     def __init__(self, uri: str) -> None:
-        self.uri = uri
+        # Absolute, because actors open the same storage from directories of their own.
+        self.uri = uri if "://" in uri else os.path.abspath(uri)
         self.filesystem, self.root = resolve(uri)
 
     def path(self, name: str) -> str:

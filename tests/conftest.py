@@ -6,13 +6,63 @@ import importlib.util
 import logging
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import ray
+from PIL import Image
+
+from halo_ray.acquisition.budget import AcquisitionConfig
+from halo_ray.config import Config
+from halo_ray.data.manifest import DataConfig
+from halo_ray.data.readers import SplitConfig
+from halo_ray.data.synthetic import CLASSES, render_scene
+from halo_ray.models.build import ModelConfig
+from halo_ray.runtime import ExecutionConfig
+from halo_ray.training import TrainingConfig
 
 ROOT = Path(__file__).parents[1]
+SIZES = {"day": (64, 96), "night": (72, 100), "check": (64, 96)}
+
+
+def write_dataset(root: Path) -> Path:
+    """Folders day, night and check with images, and labels of the images' own sizes; plus a class set file."""
+    for number, (split, (height, width)) in enumerate(SIZES.items()):
+        (root / split / "images").mkdir(parents=True)
+        (root / split / "labels").mkdir()
+        for index in range(6):
+            style = "source" if split == "day" else "target"
+            image, label = render_scene(style, number, index, height=height, width=width)
+            Image.fromarray(image).save(root / split / "images" / f"{index}.jpg")
+            Image.fromarray(label).save(root / split / "labels" / f"{index}.png")
+    (root / "classes.yaml").write_text(f"name: streets\nclasses: {list(CLASSES)}\n")
+    return root
+
+
+def small_config(root: Path, output_dir: Path) -> Config:
+    def split(name: str) -> SplitConfig:
+        return SplitConfig(reader="folder", images=f"{name}/images/*.jpg", labels=f"{name}/labels/*.png")
+
+    return Config(
+        output_dir=str(output_dir),
+        data_root=str(root),
+        data=DataConfig(
+            source=split("day"),
+            pool=split("night"),
+            validation=split("check"),
+            class_set=str(root / "classes.yaml"),
+            height=64,
+            width=96,
+        ),
+        model=ModelConfig(embedding=8, decoder_width=16),
+        acquisition=AcquisitionConfig(budget=0.02, rounds=2, exclusion_radius=3),
+        training=TrainingConfig(
+            pretrain_steps=4, round_steps=2, source_batch=2, target_batch=2, warmup_steps=1, control=True
+        ),
+        execution=ExecutionConfig(num_workers=0, max_actors=1),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +95,25 @@ def job() -> Callable[[str], ModuleType]:
         return module
 
     return load
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def experiment(cluster: None, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """The configuration of a finished experiment; tests must leave its directory as it is."""
+    from halo_ray.experiment import run_experiment
+
+    config = small_config(dataset, tmp_path_factory.mktemp("run") / "experiment")
+    config = replace(config, execution=replace(config.execution, save_maps="picked"))
+    run_experiment(config)
+    return config
+
+
+@pytest.fixture
+def configure(dataset: Path, tmp_path: Path) -> Callable[[], Config]:
+    """A fresh configuration of the same experiment in a directory of its own."""
+    return lambda: small_config(dataset, tmp_path / "experiment")
