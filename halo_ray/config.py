@@ -67,7 +67,7 @@ def parse_config(arguments: Sequence[str], presets: Path) -> Config:
     valid = set(_keys(Config))
     for argument in arguments:
         option = re.match(r"--([^=+]+)", argument)
-        if option and option[1] not in valid and option[1].partition("=")[0] not in _PARSER_KEYS:
+        if option and option[1] not in valid and option[1] not in _PARSER_KEYS:
             raise InputError(f"unknown option --{option[1]}; {nearest(option[1], valid)}")
     parser = _parser()
     try:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 
@@ -16,11 +18,11 @@ from halo_ray.errors import InputError
 from halo_ray.models.backbones import locate_backbone
 from halo_ray.models.build import ModelConfig
 from halo_ray.pipeline import inspect_splits
-from halo_ray.runtime import ray_session, training_workers
+from halo_ray.runtime import check_shared, ray_session, training_workers
 from halo_ray.storage import Stages, Storage, round_directory
 from halo_ray.training import check_workers
 
-_CONFIG, _PLAN = "config.yaml", "plan.json"
+_CONFIG, _PLAN, _CLASSES = "config.yaml", "plan.json", "classes.json"
 
 
 @dataclass(frozen=True)
@@ -55,19 +57,27 @@ def open_experiment(config: Config) -> Iterator[Context]:
     begun = _begun(storage)
     planned = _planned_rounds(storage, config) if begun else []
     classes = class_set(config.data.class_set)
-    model = replace(config.model, backbone=locate_backbone(config.model.backbone))
+    if begun and storage.read_json(_CLASSES) != _as_json(classes):
+        raise InputError(f"class set {config.data.class_set} is not what {storage.uri} was begun with: restore it")
+    # Once it is pretrained, the checkpoint alone describes the backbone.
+    pretrained = Stages(storage).done("pretrain")
+    backbone = config.model.backbone if pretrained else locate_backbone(config.model.backbone)
+    model = replace(config.model, backbone=backbone)
     splits = list_splits(config.data, config.data_root, config.seed)
     with ray_session(config.execution):
         if begun:
             splits = _with_stored_sizes(splits, load_splits(storage), storage)
         else:
             splits = inspect_splits(splits, classes, config.execution)
-        check_workers(config.training, training_workers(config.execution))
+        batches = config.training.source_batch, config.training.target_batch
+        check_workers(config.training, training_workers(config.execution, *batches))
+        check_shared(storage)
         plan = planned
         if len(planned) < config.acquisition.rounds:
             plan = plan_budget(config.acquisition, sizes(splits.pool), planned)
         if not begun:
             save_splits(splits, storage)
+            storage.write_json(_CLASSES, _as_json(classes))
         if plan != planned:
             rounds = [asdict(round_plan) for round_plan in plan]
             storage.write_json(_PLAN, {"budget": config.acquisition.budget, "rounds": rounds})
@@ -87,8 +97,13 @@ def finished_rounds(config: Config) -> int | None:
     if not _begun(storage):
         return None
     planned = _planned_rounds(storage, config)
-    done = all_rounds_done(storage, len(planned))
+    done = Stages(storage).done(report_stage(len(planned)))
     return len(planned) if done and len(planned) == config.acquisition.rounds else None
+
+
+def report_stage(rounds: int) -> str:
+    """The stage that ends an experiment of so many rounds."""
+    return f"report-{rounds}"
 
 
 def _begun(storage: Storage) -> bool:
@@ -96,8 +111,8 @@ def _begun(storage: Storage) -> bool:
     return storage.exists("stages")
 
 
-def all_rounds_done(storage: Storage, rounds: int) -> bool:
-    return Stages(storage).done(f"{round_directory(rounds)}/record")
+def _as_json(classes: ClassSet) -> Any:
+    return json.loads(json.dumps(asdict(classes)))
 
 
 def _planned_rounds(storage: Storage, config: Config) -> list[RoundPlan]:
@@ -109,7 +124,7 @@ def _planned_rounds(storage: Storage, config: Config) -> list[RoundPlan]:
     spend = {"acquisition.rounds": len(planned), "acquisition.budget": plan["budget"]}
     before, now = identity(stored) | spend, identity(config)
     different = sorted(key for key in now if now[key] != before[key])
-    if config.acquisition.rounds > len(planned) and all_rounds_done(storage, len(planned)):
+    if config.acquisition.rounds > len(planned) and Stages(storage).done(f"{round_directory(len(planned))}/record"):
         if config.acquisition.budget <= plan["budget"]:
             raise InputError(
                 f"acquisition.rounds asks for {config.acquisition.rounds - len(planned)} more rounds of a finished "

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import uuid
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,7 +17,7 @@ from halo_ray.acquisition.threshold import global_cut, lower_bound
 from halo_ray.runtime import NAMESPACE
 from halo_ray.storage import Storage
 
-CUT_COLUMNS = ["image_id", "y", "x", "score"]
+CUT_COLUMNS = {"image_id": object, "y": np.uint16, "x": np.uint16, "score": np.float32}
 
 
 class Coordinator:
@@ -61,9 +64,10 @@ class Coordinator:
             chosen ones of an image are the first in its own picking order.
         """
         storage = Storage(storage_uri)
-        parts, stored, bound = [], 0, self.bound()
+        # An empty part, because a pool without any candidate leaves no file.
+        parts, stored, bound = [{name: np.empty(0, kind) for name, kind in CUT_COLUMNS.items()}], 0, self.bound()
         for path in storage.files(candidates):
-            table = pq.read_table(path, filesystem=storage.filesystem, columns=CUT_COLUMNS)
+            table = pq.read_table(path, filesystem=storage.filesystem, columns=list(CUT_COLUMNS))
             stored += table.num_rows
             keep = table["score"].to_numpy() >= np.float32(bound)
             parts.append({name: table[name].to_numpy(zero_copy_only=False)[keep] for name in CUT_COLUMNS})
@@ -84,14 +88,16 @@ class Coordinator:
         }
 
 
-def get_coordinator(experiment: str, round_number: int, regions: int | None) -> ActorProxy[Coordinator]:
-    """The named coordinator of a round, started where there is none; it outlives the failure of its process."""
-    actor = ray.remote(Coordinator).options(
-        name=f"coordinator/{experiment}/{round_number}",
-        namespace=NAMESPACE,
-        get_if_exists=True,
-        num_cpus=0,
-        max_restarts=-1,
-        max_task_retries=-1,
-    )
-    return actor.remote(regions)
+@contextmanager
+def coordinator(experiment: str, round_number: int, regions: int | None) -> Iterator[ActorProxy[Coordinator]]:
+    """A coordinator for one attempt at a stage of a round; it outlives the failure of its process, not the stage.
+
+    Every attempt has a name of its own: what another one left must not prune this one's candidates.
+    """
+    name = f"coordinator/{experiment}/{round_number}/{uuid.uuid4().hex[:8]}"
+    options = {"name": name, "namespace": NAMESPACE, "num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+    actor = ray.remote(Coordinator).options(**options).remote(regions)
+    try:
+        yield actor
+    finally:
+        ray.kill(actor)

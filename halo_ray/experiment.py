@@ -6,7 +6,7 @@ from typing import Any
 
 from halo_ray.annotations.annotate import annotate
 from halo_ray.config import Config
-from halo_ray.context import open_experiment
+from halo_ray.context import open_experiment, report_stage
 from halo_ray.evaluation import evaluate
 from halo_ray.report import write_overview
 from halo_ray.results import read_metrics, record, round_line
@@ -52,5 +52,5 @@ def run_experiment(config: Config) -> list[dict[str, Any]]:
             metrics = stage(f"{at}/record", record, context, stages, number, *quality)
             print(round_line(metrics, chosen["regions"]), flush=True)
         rows = read_metrics(context.storage)
-        stage(f"report-{len(rows)}", write_overview, context, rows)
+        stage(report_stage(len(context.plan)), write_overview, context, rows)
         return rows

@@ -10,10 +10,12 @@ from contextlib import contextmanager
 
 import ray
 from ray.actor import ActorProxy
+from ray.exceptions import RayError
 from tqdm import tqdm
 
 POLL_SECONDS = 0.5
 LINE_SECONDS = 10.0
+JOIN_SECONDS = 5.0
 
 
 @contextmanager
@@ -32,7 +34,10 @@ def progress(label: str, total: int, unit: str, done: Callable[[], int]) -> Iter
 
     def poll() -> None:
         while not stop.wait(interval):
-            count = done()
+            try:
+                count = done()
+            except RayError:  # the stage itself says what is wrong
+                continue
             if terminal or count < total:  # the last line is the end's
                 show(count, "" if terminal else "\n")
 
@@ -42,7 +47,7 @@ def progress(label: str, total: int, unit: str, done: Callable[[], int]) -> Iter
         yield
     finally:
         stop.set()
-        thread.join()
+        thread.join(timeout=JOIN_SECONDS)
     show(total, "\n")
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +17,10 @@ from urllib.parse import urlsplit
 import ray
 import ray.data
 from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from halo_ray.errors import InputError
+from halo_ray.storage import Storage
 
 NAMESPACE = "halo_ray"
 
@@ -57,6 +61,9 @@ class ExecutionConfig:
         for key in ("min_actors", "max_actors", "images_per_actor", "batch_images", "block_images"):
             if getattr(self, key) < 1:
                 raise InputError(f"execution.{key} is {getattr(self, key)}: it must be at least 1")
+        for key in ("cpus_per_worker", "cpus_per_actor"):
+            if not 0 < getattr(self, key) < math.inf:
+                raise InputError(f"execution.{key} is {getattr(self, key)}: it must be above 0")
         if self.num_workers is not None and self.num_workers < 0:
             raise InputError(f"execution.num_workers is {self.num_workers}: it must be 0 or more")
         if self.min_actors > self.max_actors:
@@ -89,10 +96,13 @@ def ray_session(config: ExecutionConfig) -> Iterator[None]:
     try:
         if config.device == "cuda" and not ray.cluster_resources().get("GPU"):
             raise InputError("execution.device is cuda, but the Ray cluster has no GPU: use auto or cpu, or add one")
+        if not (config.ray_address or os.environ.get("RAY_ADDRESS")):
+            _check_cpus(config)  # a cluster that is joined may still grow
         context = ray.data.DataContext.get_current()
         # Order is part of the result (rows of a training schedule), bars are our own.
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
+        context.raise_original_map_exception = True
         context.custom_execution_callback_classes = [RestBetweenSteps]
         yield
     finally:
@@ -105,11 +115,42 @@ def uses_gpu(config: ExecutionConfig) -> bool:
     return config.device == "cuda" or (config.device == "auto" and bool(ray.cluster_resources().get("GPU")))
 
 
-def training_workers(config: ExecutionConfig) -> int:
-    """Training processes; 0 for the driver's own."""
+def check_shared(storage: Storage) -> None:
+    """Raises InputError where another node of the cluster does not see a local ``storage``."""
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    if len(nodes) < 2 or not storage.local:
+        return
+    name = f"seen-{uuid.uuid4().hex}"
+    storage.write(name, b"")
+    look = ray.remote(num_cpus=0)(lambda: Storage(storage.uri).exists(name))
+    places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+    seen = ray.get([look.options(scheduling_strategy=place).remote() for place in places])
+    storage.filesystem.delete_file(storage.path(name))
+    if not all(seen):
+        raise InputError(
+            f"output_dir {storage.uri} is not seen by {seen.count(False)} of {len(nodes)} nodes: name a shared "
+            "filesystem or an object store"
+        )
+
+
+def training_workers(config: ExecutionConfig, *batches: int) -> int:
+    """Training processes; 0 for the driver's own. Where none are asked for, as many GPUs as divide all ``batches``."""
     if config.num_workers is not None:
         return config.num_workers
-    return int(ray.cluster_resources().get("GPU", 0)) if uses_gpu(config) else 0
+    gpus = int(ray.cluster_resources().get("GPU", 0)) if uses_gpu(config) else 0
+    return max((n for n in range(1, gpus + 1) if all(batch % n == 0 for batch in batches)), default=0)
+
+
+def _check_cpus(config: ExecutionConfig) -> None:
+    """Raises InputError where processes would wait for ever for CPUs that this machine does not have."""
+    cpus = ray.cluster_resources().get("CPU", 0)
+    for number, each in (("num_workers", "cpus_per_worker"), ("min_actors", "cpus_per_actor")):
+        taken = (getattr(config, number) or 0) * getattr(config, each)
+        if taken + 1 > cpus:
+            raise InputError(
+                f"execution.{number} times execution.{each} takes {taken:g} of {cpus:g} CPUs, but one must be left to "
+                "load data: lower one of them"
+            )
 
 
 def _connect(config: ExecutionConfig) -> None:

@@ -22,7 +22,7 @@ from halo_ray.acquisition.threshold import histogram
 from halo_ray.annotations.ledger import Ledger
 from halo_ray.checkpoint import load_model
 from halo_ray.context import Context
-from halo_ray.coordinator import Coordinator, get_coordinator
+from halo_ray.coordinator import Coordinator, coordinator
 from halo_ray.data.decoding import DecodeImages, pixels
 from halo_ray.models.segmenter import Segmentation
 from halo_ray.pipeline import compute_on_actors
@@ -101,7 +101,7 @@ class Scorer:
             )[0].cpu()
             score = stochastic_keys(score, beta=job.acquisition.selection_beta, seed=job.seed, image_id=row["image_id"])
             asked = exclusion_mask(
-                size, torch.tensor(row["asked_y"]), torch.tensor(row["asked_x"]), job.acquisition.exclusion_radius
+                size, torch.tensor(row["asked_y"]), torch.tensor(row["asked_x"]), job.acquisition.window_radius
             )
             picks = pick_regions(
                 score,
@@ -152,7 +152,6 @@ def score_pool(context: Context, number: int, checkpoint: str) -> dict[str, Any]
     directory = f"{round_directory(number)}/candidates/{uuid.uuid4().hex[:8]}"
     storage.clear(f"{round_directory(number)}/candidates")
     storage.filesystem.create_dir(storage.path(directory), recursive=True)
-    coordinator = get_coordinator(storage.uri, number, plan.regions if config.acquisition.scope == "pool" else None)
     job = ScoringJob(
         storage_uri=storage.uri,
         checkpoint=checkpoint,
@@ -163,31 +162,40 @@ def score_pool(context: Context, number: int, checkpoint: str) -> dict[str, Any]
         seed=config.seed * 1000 + number,
         maps=None if config.execution.save_maps == "none" else f"{round_directory(number)}/maps",
     )
-    candidates = compute_on_actors(
-        _with_asked_regions(pool, Ledger(storage), number),
-        DecodeImages(context.input_size),
-        Scorer,
-        {"job": job, "coordinator": coordinator},
-        config.execution,
-    )
-    with progress(f"round {number} score", pool.num_rows, "image", lambda: ray.get(coordinator.images.remote())):
-        candidates.write_parquet(storage.path(directory), filesystem=storage.filesystem)
+    with coordinator(storage.uri, number, _wanted(context, number)) as actor:
+        candidates = compute_on_actors(
+            _with_asked_regions(pool, Ledger(storage), number),
+            DecodeImages(context.input_size),
+            Scorer,
+            {"job": job, "coordinator": actor},
+            config.execution,
+        )
+        with progress(f"round {number} score", pool.num_rows, "image", lambda: ray.get(actor.images.remote())):
+            candidates.write_parquet(storage.path(directory), filesystem=storage.filesystem)
     return {"candidates": directory}
 
 
 def select_regions(context: Context, number: int, candidates: str) -> dict[str, Any]:
     """The regions that round ``number`` buys, from the stored ``candidates``; committed as selection.json."""
-    scope = context.config.acquisition.scope
     plan = context.plan[number - 1]
-    coordinator = get_coordinator(context.storage.uri, number, plan.regions if scope == "pool" else None)
-    selection: dict[str, Any] = ray.get(coordinator.select.remote(context.storage.uri, candidates))
-    ray.kill(coordinator)
+    with coordinator(context.storage.uri, number, _wanted(context, number)) as actor:
+        selection: dict[str, Any] = ray.get(actor.select.remote(context.storage.uri, candidates))
+    stored = selection.pop("candidates")  # depends on how early the bound was known, the selection does not
     selection = {"round": number, "planned": asdict(plan), **selection}
+    if selection["regions"] < plan.regions:
+        print(
+            f"round {number}: only {selection['regions']} of {plan.regions} regions could still be picked", flush=True
+        )
     directory = round_directory(number)
     if context.config.execution.save_maps == "picked":
         _drop_maps(context.storage, f"{directory}/maps", keep=set(map(map_name, selection["counts"])))
     context.storage.write_json(f"{directory}/selection.json", selection)
-    return {"selection": f"{directory}/selection.json", "regions": selection["regions"]}
+    return {"selection": f"{directory}/selection.json", "regions": selection["regions"], "candidates": stored}
+
+
+def _wanted(context: Context, number: int) -> int | None:
+    """Regions that the coordinator cuts the pool to; None where every image has its own share."""
+    return context.plan[number - 1].regions if context.config.acquisition.scope == "pool" else None
 
 
 def map_name(image_id: str) -> str:

@@ -47,6 +47,7 @@ class Storage:
         # Absolute, because actors open the same storage from directories of their own.
         self.uri = uri if "://" in uri else os.path.abspath(uri)
         self.filesystem, self.root = resolve(uri)
+        self.local = isinstance(self.filesystem, pafs.LocalFileSystem)
 
     def path(self, name: str) -> str:
         """The path of ``name`` in ``self.filesystem``."""
@@ -64,15 +65,14 @@ class Storage:
     def write(self, name: str, data: bytes) -> None:
         path = self.path(name)
         self.filesystem.create_dir(path.rpartition("/")[0], recursive=True)
-        local = isinstance(self.filesystem, pafs.LocalFileSystem)
-        target = f"{path}.{uuid.uuid4().hex}{_UNFINISHED}" if local else path
+        target = f"{path}.{uuid.uuid4().hex}{_UNFINISHED}" if self.local else path
         try:
             with self.filesystem.open_output_stream(target) as stream:
                 stream.write(data)
-            if local:
+            if self.local:
                 self.filesystem.move(target, path)
         except OSError:
-            if local and self.filesystem.get_file_info(target).is_file:
+            if self.local and self.filesystem.get_file_info(target).is_file:
                 self.filesystem.delete_file(target)
             raise
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -107,6 +108,8 @@ class TrainJob:
     """Images of a step on one worker."""
     learning_rate: float
     seed: int
+    device: str | None
+    """None: the one that Ray Train gave the worker."""
     board: ActorProxy[StepBoard]
 
 
@@ -114,7 +117,7 @@ def train_loop_per_worker(job: TrainJob) -> None:
     """One training stage; every worker runs this and sees its own share of each step's batch."""
     torch.manual_seed(job.seed)
     torch.set_num_threads(job.training.threads)
-    rank, device = ray.train.get_context().get_world_rank(), get_device()
+    rank, device = ray.train.get_context().get_world_rank(), torch.device(job.device or get_device())
     model = _start(job)
     description = describe_model(job.model, job.classes, model)
     optimizer = _optimizer(model.to(device), job)
@@ -150,7 +153,10 @@ def check_workers(config: TrainingConfig, workers: int) -> None:
     """Raises InputError where ``workers`` training processes cannot share the batches of ``config`` equally."""
     for key in ("source_batch", "target_batch"):
         if getattr(config, key) % max(workers, 1):
-            raise InputError(f"training.{key} {getattr(config, key)} is no multiple of the {workers} training workers")
+            raise InputError(
+                f"training.{key} {getattr(config, key)} is no multiple of the {workers} training workers: change it or "
+                "execution.num_workers"
+            )
 
 
 def train(context: Context, directory: str, *, start: str | None, labelled: int = 0, seed: int) -> dict[str, Any]:
@@ -165,7 +171,7 @@ def train(context: Context, directory: str, *, start: str | None, labelled: int 
         JSON-able: ``checkpoint``, which is ``directory``, and the last ``loss``.
     """
     config, storage, job_config = context.config, context.storage, context.config.training
-    workers = training_workers(config.execution)
+    workers = training_workers(config.execution, job_config.source_batch, job_config.target_batch)
     shares = max(workers, 1)
     labels = Ledger(storage).sparse_labels(labelled + 1)
     pool = context.splits.pool
@@ -190,7 +196,7 @@ def train(context: Context, directory: str, *, start: str | None, labelled: int 
         color_jitter=job_config.color_jitter,
     )
     batch = schedule[0].num_rows // steps
-    board = start_board()
+    board, gpu = start_board(), uses_gpu(config.execution)
     job = TrainJob(
         storage_uri=storage.uri,
         checkpoint=start,
@@ -202,19 +208,21 @@ def train(context: Context, directory: str, *, start: str | None, labelled: int 
         batch=batch,
         learning_rate=job_config.learning_rate if start is None else job_config.round_learning_rate,
         seed=seed,
+        # In the driver's own process Ray assigns no device.
+        device=None if workers else "cuda" if gpu else "cpu",
         board=board,
     )
-    gpu = uses_gpu(config.execution)
     trainer = TorchTrainer(
         train_loop_per_worker,
         train_loop_config=job,
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=gpu and workers > 0,
-            resources_per_worker={"CPU": config.execution.cpus_per_worker, **({"GPU": 1} if gpu else {})},
+            resources_per_worker={"CPU": config.execution.cpus_per_worker, **({"GPU": 1} if gpu and workers else {})},
         ),
+        # A name of its own for every attempt: Ray Train silently resumes a run whose name it finds.
         run_config=RunConfig(
-            name="train", storage_path=storage.path(f"{directory}-run"), storage_filesystem=storage.filesystem
+            name=uuid.uuid4().hex, storage_path=storage.path(f"{directory}-run"), storage_filesystem=storage.filesystem
         ),
         # A dataset per worker instead of a split: which worker gets which row is part of the schedule.
         datasets={_share_name(rank): stream(table, BLOCK_SAMPLES, load) for rank, table in enumerate(schedule)},

@@ -74,3 +74,13 @@ def test_nothing_to_choose_from(tmp_path: Path) -> None:
     pq.write_table(schema.empty_table(), directory / "0.parquet")
     selection = Coordinator(5).select(str(tmp_path), "candidates")
     assert (selection["regions"], selection["cut"], selection["counts"]) == (0, None, {})
+
+
+def test_a_pool_without_any_candidate_leaves_no_file(tmp_path: Path) -> None:
+    (tmp_path / "candidates").mkdir()
+    assert Coordinator(5).select(str(tmp_path), "candidates") == {
+        "regions": 0,
+        "candidates": 0,
+        "cut": None,
+        "counts": {},
+    }

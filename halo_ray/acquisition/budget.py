@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 from halo_ray.acquisition.scores import ACQUISITIONS
@@ -44,7 +45,7 @@ class AcquisitionConfig:
                 f"acquisition.budget is {self.budget}: a share of the pool's pixels lies above 0, at most 1"
             )
         for key, least in (("rounds", 1), ("region_radius", 0), ("exclusion_radius", 0), ("image_cap", 1)):
-            if getattr(self, key) < least:
+            if not getattr(self, key) >= least:
                 raise InputError(f"acquisition.{key} is {getattr(self, key)}: it must be at least {least}")
         if self.beta is not None and not self.beta > 0:
             raise InputError(f"acquisition.beta is {self.beta}: it must be above 0 (.inf takes the best regions)")
@@ -57,6 +58,11 @@ class AcquisitionConfig:
                 "acquisition.normalize minmax contradicts acquisition.scope pool: scores scaled in each image cannot "
                 "be compared across images; set scope to image or normalize to none"
             )
+
+    @property
+    def window_radius(self) -> int:
+        """Around a bought region nothing is picked: not in its exclusion window, nor in what was bought."""
+        return max(self.exclusion_radius, self.region_radius)
 
     @property
     def selection_beta(self) -> float:
@@ -87,11 +93,12 @@ def plan_budget(
         InputError: a round would buy nothing, or the pool cannot hold so many regions.
     """
     new = config.rounds - len(planned)
-    share = (config.budget - sum(plan.share for plan in planned)) / new
+    budget = Fraction(str(config.budget))  # as it was written: 0.0003 of 90,000 pixels is 27, not 26.99...
+    share = (budget - sum(Fraction(str(plan.share)) for plan in planned)) / new
     if config.scope == "image":
         counts = [sum(_paper_share(config, h * w, share) for h, w in sizes)] * new
     else:
-        total = math.floor(config.budget * sum(h * w for h, w in sizes) / region_pixels(config))
+        total = math.floor(budget * sum(h * w for h, w in sizes) / region_pixels(config))
         total -= sum(plan.regions for plan in planned)
         counts = [total // new] * new
         counts[-1] += total % new
@@ -100,8 +107,8 @@ def plan_budget(
             f"acquisition.budget {config.budget} leaves {max(sum(counts), 0)} regions of {region_pixels(config)} "
             f"pixels for {new} rounds, less than one each: raise it or lower acquisition.rounds"
         )
-    plans = [*planned, *(RoundPlan(count, share) for count in counts)]
-    step = config.exclusion_radius + 1
+    plans = [*planned, *(RoundPlan(count, float(share)) for count in counts)]
+    step = config.window_radius + 1
     room = sum(math.ceil(h / step) * math.ceil(w / step) for h, w in sizes)
     wanted = sum(plan.regions for plan in plans)
     if wanted > room:
@@ -116,7 +123,9 @@ def image_limit(config: AcquisitionConfig, size: tuple[int, int], plan: RoundPla
     """The most regions of an image of ``size`` (height, width) in a round of that plan."""
     pixels = size[0] * size[1]
     if config.scope == "image":
-        return _paper_share(config, pixels, plan.share)
+        return _paper_share(config, pixels, Fraction(str(plan.share)))
+    if math.isinf(config.image_cap):
+        return plan.regions
     return math.ceil(config.image_cap * plan.regions * pixels / pool_pixels)
 
 
@@ -125,5 +134,5 @@ def region_pixels(config: AcquisitionConfig) -> int:
     return (2 * config.region_radius + 1) ** 2
 
 
-def _paper_share(config: AcquisitionConfig, pixels: int, share: float) -> int:
+def _paper_share(config: AcquisitionConfig, pixels: int, share: Fraction) -> int:
     return math.ceil(pixels * share / region_pixels(config))

@@ -32,7 +32,8 @@ def pick_regions(
 ) -> Picks:
     """Picks greedily in the order (score falling, then y, then x rising).
 
-    A pick forbids further picks within the (2e+1)² square around it. NaN and ±inf are never picked.
+    A pick takes the (2r+1)² square around it and forbids further picks within the (2e+1)² square; what is taken is
+    not picked again either, where e < r. NaN and ±inf are never picked.
 
     Args:
         score: float32 (H, W).
@@ -56,7 +57,7 @@ def pick_regions(
     part = max(4096, 16 * limit) if count is not None else len(candidates)
     while len(candidates) and len(picks) < limit:
         chunk, candidates = _split_best(candidates, values, part)
-        _walk(chunk, values.shape[1], free, exclusion_radius, limit, picks)
+        _walk(chunk, values.shape[1], free, max(exclusion_radius, region_radius), limit, picks)
         candidates = candidates[free.ravel()[candidates]]
     flat = np.array(picks, np.int64)
     y, x = np.divmod(flat, score.shape[1])

@@ -16,6 +16,7 @@ from halo_ray.annotations.oracles import GroundTruth
 from halo_ray.checkpoint import weights_checksum
 from halo_ray.context import Context
 from halo_ray.pipeline import stream
+from halo_ray.scoring import CANDIDATES
 
 _PICK = ["y", "x", "score", "radius", "entropy", "guess", "probability"]
 
@@ -45,10 +46,12 @@ def _requests(context: Context, number: int, counts: dict[str, int], candidates:
     """One row per image with picks, by image id: its label, the regions asked before, and its picks in order."""
     storage = context.storage
     wanted = pa.array(list(counts), pa.string())
-    tables = [pq.read_table(path, filesystem=storage.filesystem) for path in storage.files(candidates)]
-    touched = pa.concat_tables(table.filter(pc.is_in(table["image_id"], wanted)) for table in tables)
+    touched = [CANDIDATES.empty_table()]
+    for path in storage.files(candidates):
+        table = pq.read_table(path, filesystem=storage.filesystem)
+        touched.append(table.filter(pc.is_in(table["image_id"], wanted)))
     picks: dict[str, list[dict[str, Any]]] = {}
-    for row in _first_of_each(touched, counts).to_pylist():
+    for row in _first_of_each(pa.concat_tables(touched), counts).to_pylist():
         picks.setdefault(row["image_id"], []).append({name: row[name] for name in _PICK})
     label_of = dict(zip(*(context.splits.pool[name].to_pylist() for name in ("image_id", "label_uri")), strict=True))
     asked = Ledger(storage).asked_regions(number)

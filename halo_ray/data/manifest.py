@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -52,15 +51,6 @@ class Splits:
     def pool_pixels(self) -> int:
         """Number of pixels of the pool, at label resolution."""
         return sum(h * w for h, w in sizes(self.pool))
-
-    def fingerprint(self) -> str:
-        """Hash of ids and sizes: equal where the same images lie under another root."""
-        digest = hashlib.sha256()
-        for split in SPLITS:
-            table = getattr(self, split)
-            for row in zip(*(table[name].to_pylist() for name in ("image_id", "height", "width")), strict=True):
-                digest.update(repr((split, *row)).encode())
-        return digest.hexdigest()[:16]
 
 
 def list_splits(config: DataConfig, data_root: str, seed: int) -> Splits:

@@ -53,6 +53,11 @@ class SplitConfig:
     width: int = 256
     """Reader synthetic: width of a scene in pixels."""
 
+    def __post_init__(self) -> None:
+        for key in ("count", "first"):
+            if getattr(self, key) < 0:
+                raise InputError(f"data.*.{key} is {getattr(self, key)}: it must be 0 or more")
+
 
 def list_split(config: SplitConfig, data_root: str, *, key: str, seed: int = 0) -> pa.Table:
     """The manifest of one split, sorted by image id.

@@ -39,8 +39,13 @@ class Backbone(nn.Module):
         self.frozen = frozen
         self.requires_grad_(not frozen)
         probe = 64
-        with torch.no_grad():
-            maps = self.eval()(torch.zeros(1, 3, probe, probe))
+        maps = self.eval()(torch.zeros(1, 3, probe, probe))
+        if not frozen:
+            # What lies behind the last feature map is never trained, and would make data-parallel training wait.
+            parameters = list(self.parameters())
+            gradients = torch.autograd.grad(sum(m.sum() for m in maps), parameters, allow_unused=True)
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.requires_grad_(gradient is not None)
         self.strides = [probe // feature.shape[-1] for feature in maps]
         self.channels = [int(feature.shape[1]) for feature in maps]
         self.train()

@@ -40,6 +40,18 @@ def test_more_rounds_keep_the_old_ones_and_spend_the_rest() -> None:
     assert sum(plan.share for plan in longer) == pytest.approx(0.05)
 
 
+def test_the_budget_is_taken_as_it_is_written() -> None:
+    for thousandths in range(1, 100):
+        config = AcquisitionConfig(budget=thousandths / 10_000, rounds=1, exclusion_radius=0)
+        (plan,) = plan_budget(config, [(300, 300)])
+        assert plan.regions == thousandths * 90_000 // 10_000 // 9
+
+
+def test_no_cap_is_infinite() -> None:
+    (plan,) = plan_budget(AcquisitionConfig(budget=0.05, rounds=1), SIZES)
+    assert image_limit(AcquisitionConfig(image_cap=math.inf), SIZES[1], plan, PIXELS) == plan.regions
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -47,6 +59,8 @@ def test_more_rounds_keep_the_old_ones_and_spend_the_rest() -> None:
         ({"budget": 1.5}, "acquisition.budget is 1.5"),
         ({"budget": float("nan")}, "acquisition.budget is nan"),
         ({"rounds": 0}, "acquisition.rounds is 0"),
+        ({"image_cap": float("nan")}, "acquisition.image_cap is nan"),
+        ({"beta": 0.0}, "acquisition.beta is 0.0"),
         ({"function": "entropie"}, "did you mean 'entropy'"),
         ({"normalize": "minmax"}, r"acquisition.normalize .* acquisition.scope"),
     ],

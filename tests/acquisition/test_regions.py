@@ -14,7 +14,12 @@ VECTORS = np.load(Path(__file__).parents[1] / "reference" / "acquisition.npz")
 
 
 def one_by_one(
-    score: np.ndarray, count: int | None, exclusion_radius: int, taken: np.ndarray, bound: float
+    score: np.ndarray,
+    count: int | None,
+    region_radius: int,
+    exclusion_radius: int,
+    taken: np.ndarray,
+    bound: float,
 ) -> list[tuple[int, int, float]]:
     """Sort all pixels; take each in turn unless it lies near one that was taken."""
     height, width = score.shape
@@ -28,7 +33,7 @@ def one_by_one(
     for negative, y, x in sorted(places):
         if count is not None and len(picks) == count:
             break
-        near = any(max(abs(y - py), abs(x - px)) <= exclusion_radius for py, px, _ in picks)
+        near = any(max(abs(y - py), abs(x - px)) <= max(exclusion_radius, region_radius) for py, px, _ in picks)
         if -negative >= bound and not near:
             picks.append((y, x, -negative))
     return picks
@@ -52,6 +57,7 @@ def cases(draw: st.DrawFn) -> dict:
     return {
         "score": score,
         "count": draw(st.one_of(st.none(), st.integers(0, 200))),
+        "region_radius": draw(st.integers(0, 3)),
         "exclusion_radius": draw(st.integers(0, 5)),
         "taken": random.random(score.shape) < draw(st.sampled_from([0.0, 0.3, 1.0])),
         "bound": draw(st.sampled_from([-np.inf, 0.0, 0.5])),
@@ -65,7 +71,7 @@ def test_same_set_and_order_as_the_one_by_one_loop(case: dict) -> None:
     picks = pick_regions(
         score,
         case["count"],
-        region_radius=1,
+        region_radius=case["region_radius"],
         exclusion_radius=case["exclusion_radius"],
         taken=taken,
         bound=case["bound"],
@@ -79,7 +85,7 @@ def test_a_large_map_is_picked_the_same_a_part_at_a_time() -> None:
     score = np.random.default_rng(0).integers(0, 50, (90, 120)).astype(np.float32)
     nothing = np.zeros(score.shape, bool)
     picks = pick_regions(torch.from_numpy(score), 150, region_radius=1, exclusion_radius=2)
-    expected = one_by_one(score, 150, 2, nothing, -np.inf)
+    expected = one_by_one(score, 150, 1, 2, nothing, -np.inf)
     assert list(zip(picks.y.tolist(), picks.x.tolist(), picks.score.tolist(), strict=True)) == expected
 
 

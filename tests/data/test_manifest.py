@@ -45,31 +45,6 @@ def test_each_split_comes_from_its_own_folder(tmp_path: Path) -> None:
         assert getattr(splits, split)["image_uri"].to_pylist() == uris
 
 
-def test_the_same_images_under_another_root_have_the_same_fingerprint(tmp_path: Path) -> None:
-    here, there = tmp_path / "here", tmp_path / "over there"
-    configs = folders(here), folders(there)
-    one, other = list_splits(configs[0], str(here), 0), list_splits(configs[1], str(there), 1)
-    assert one.pool["image_uri"] != other.pool["image_uri"]
-    assert one.fingerprint() == other.fingerprint()
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        replace(BASE, pool=table(("p", 3, 5), ("r", 2, 7))),
-        replace(BASE, pool=table(("p", 3, 5))),
-        replace(BASE, pool=table(("p", 3, 5), ("q", 7, 2))),
-        replace(BASE, pool=table(("p", 3, 5), ("q", 2, 8))),
-        replace(BASE, validation=table(("v", 9, 1))),
-        replace(BASE, source=table(("t", 4, 6))),
-        Splits(BASE.validation, BASE.pool, BASE.source),
-        Splits(BASE.source, table(("p", 3, 5)), table(("q", 2, 7), ("v", 1, 9))),
-    ],
-)
-def test_other_ids_sizes_or_splits_have_another_fingerprint(other: Splits) -> None:
-    assert other.fingerprint() != BASE.fingerprint()
-
-
 def test_pool_pixels_counts_the_pool_alone() -> None:
     assert sizes(BASE.pool) == [(3, 5), (2, 7)]
     assert BASE.pool_pixels == 3 * 5 + 2 * 7

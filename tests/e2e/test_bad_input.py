@@ -37,8 +37,10 @@ def empty(root: Path) -> None:
         image.unlink()
 
 
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:300])
+def truncate(path: Path, share: float) -> None:
+    """Keeps the first part of a file: a twentieth does not hold the whole header, four fifths most of the image."""
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
 
 
 def list_missing(root: Path) -> None:
@@ -59,7 +61,15 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], list[str], list[str]]] = {
     "class id outside the set": (
         lambda root: change(root / "check/labels/5.png", value=77), [], ["check/labels/5.png", "77", "streets"]
     ),
-    "broken image": (lambda root: truncate(root / "night/images/1.jpg"), [], ["night/images/1.jpg"]),
+    "image without a whole header": (
+        lambda root: truncate(root / "night/images/1.jpg", 0.05), [], ["night/images/1.jpg"]
+    ),
+    "training image cut off": (lambda root: truncate(root / "day/images/1.jpg", 0.8), [], ["day/images/1.jpg"]),
+    "more processes than CPUs": (
+        lambda root: None,
+        ["--execution.num_workers=2", "--execution.cpus_per_worker=1"],
+        ["execution.num_workers", "execution.cpus_per_worker", "CPUs"],
+    ),
     "budget of nothing": (lambda root: None, ["--acquisition.budget=0"], ["acquisition.budget"]),
     "budget above all": (lambda root: None, ["--acquisition.budget=1.5"], ["acquisition.budget"]),
     "more regions than room": (lambda root: None, ["--acquisition.budget=0.9"], ["acquisition.budget", "at most"]),
@@ -70,7 +80,9 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], list[str], list[str]]] = {
     "no backbone": (lambda root: None, ["--model.backbone=./nowhere"], ["model.backbone", "./nowhere"]),
     "unknown reader": (lambda root: None, ["--data.pool.reader=foldr"], ["data.pool.reader", "'folder'"]),
     "batch that workers cannot share": (
-        lambda root: None, ["--execution.num_workers=3"], ["training.source_batch", "3 training workers"]
+        lambda root: None,
+        ["--execution.num_workers=3", "--execution.cpus_per_worker=0.1"],
+        ["training.source_batch", "3 training workers"],
     ),
     "gpu that is not there": (lambda root: None, ["--execution.device=cuda"], ["execution.device", "GPU"]),
 }  # fmt: skip

@@ -108,3 +108,13 @@ def test_imagenet_mobilenet_is_loaded_with_its_weights() -> None:
     assert all(torch.equal(stored[key], loaded[key]) for key in stored)
     assert backbone.strides == [4, 8, 16, 32]
     assert backbone.channels == [24, 32, 96, 320]  # the last block of each stride, Sandler et al. 2018, table 2
+
+
+@pytest.mark.skipif(not MOBILENET.is_dir(), reason=f"no ImageNet weights at {MOBILENET}")
+def test_what_lies_behind_the_last_feature_map_is_not_trained() -> None:
+    backbone = build_backbone(str(MOBILENET), frozen=False)
+    sum(m.sum() for m in backbone(torch.rand(1, 3, 64, 64))).backward()
+    # A parameter that wants a gradient and gets none makes data-parallel training fail.
+    assert all((p.grad is not None) == p.requires_grad for p in backbone.parameters())
+    assert not any(p.requires_grad for p in backbone.model.conv_1x1.parameters())
+    assert all(p.requires_grad for p in backbone.model.layer.parameters())
