@@ -16,7 +16,7 @@ from halo_ray.data.classes import IGNORE
 from halo_ray.data.decoding import DecodeImages, Pixels, pixels
 from halo_ray.models.sampling import upsample
 from halo_ray.models.segmenter import Segmenter
-from halo_ray.pipeline import compute_on_actors
+from halo_ray.pipeline import arrow_batches, compute_on_actors
 from halo_ray.progress import progress
 from halo_ray.scoring import SCORING_THREADS
 from halo_ray.storage import Storage
@@ -107,8 +107,8 @@ def evaluate(context: Context, label: str, *checkpoints: str) -> list[dict[str, 
     )
     total = np.zeros((len(checkpoints), len(names), len(names)), np.int64)
     images = 0
-    with progress(f"{label} evaluate", table.num_rows, "image", lambda: images):
-        for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
+    with progress(f"{label} evaluate", table.num_rows, "image", lambda: images), arrow_batches(results) as batches:
+        for batch in batches:
             for row in batch["confusions"].to_pylist():
                 total += np.array(row, np.int64).reshape(total.shape)
             images += batch.num_rows

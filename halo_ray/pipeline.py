@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -22,6 +23,20 @@ def stream(table: pa.Table, block_rows: int, transform: Transform) -> ray.data.D
     """``transform`` of a table, a task for every ``block_rows`` rows; order is kept."""
     blocks = [table.slice(start, block_rows) for start in range(0, table.num_rows, block_rows)]
     return ray.data.from_arrow(blocks).map_batches(transform, batch_size=None, batch_format="pyarrow")
+
+
+@contextmanager
+def arrow_batches(
+    dataset: ray.data.Dataset | ray.data.DataIterator, batch_size: int | None = None
+) -> Iterator[Iterator[pa.Table]]:
+    """The batches of a stream (None: its blocks as they are), which ends with the body however that ends.
+
+    An iterator that an exception's traceback keeps alive would leave a thread running that calls Ray after its end,
+    and Ray answers that by killing the process.
+    """
+    batches = dataset.iter_batches(batch_size=batch_size, batch_format="pyarrow", prefetch_batches=2)
+    with closing(iter(batches)) as iterator:
+        yield iterator
 
 
 def compute_on_actors(
@@ -55,10 +70,8 @@ def inspect_splits(splits: Splits, classes: ClassSet, config: ExecutionConfig) -
     for split in SPLITS:
         table = getattr(splits, split)
         if table["height"].null_count:
-            batches = stream(table, config.block_images, InspectRecords(classes)).iter_batches(
-                batch_size=None, batch_format="pyarrow"
-            )
-            table = pa.concat_tables(batches)
+            with arrow_batches(stream(table, config.block_images, InspectRecords(classes))) as batches:
+                table = pa.concat_tables(batches)
             problems += [problem for problem in table["problem"].to_pylist() if problem is not None]
         inspected[split] = table.select(MANIFEST.names)
     if problems:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
 import socket
+import threading
 import time
+import traceback
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +29,9 @@ NAMESPACE = "halo_ray"
 
 CONNECT_SECONDS = 10
 REST_SECONDS = 0.01
+
+STREAM_THREAD = "iter_threaded"
+"""Name of the threads in which Ray Data's batch iterators compute."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,9 @@ def ray_session(config: ExecutionConfig) -> Iterator[None]:
         context.raise_original_map_exception = True
         context.custom_execution_callback_classes = [RestBetweenSteps]
         yield
+    except BaseException as error:
+        _end_streams(error)
+        raise
     finally:
         if own:
             ray.shutdown()
@@ -113,6 +122,20 @@ def ray_session(config: ExecutionConfig) -> Iterator[None]:
 def uses_gpu(config: ExecutionConfig) -> bool:
     """Whether training and inference run on GPUs."""
     return config.device == "cuda" or (config.device == "auto" and bool(ray.cluster_resources().get("GPU")))
+
+
+def _end_streams(error: BaseException) -> None:
+    """Ends the threads of Ray Data iterators that ``error`` interrupted, while Ray is still there.
+
+    They end when their iterator is let go, which the error's traceback holds on to. A thread that calls Ray after its
+    end makes Ray kill the process on the spot: its exit code, and what it had to say, would be lost.
+    """
+    for link in _chain(error):
+        traceback.clear_frames(link.__traceback__)
+    gc.collect()
+    for thread in threading.enumerate():
+        if thread.name == STREAM_THREAD:
+            thread.join(timeout=CONNECT_SECONDS)
 
 
 def check_shared(storage: Storage) -> None:
@@ -210,18 +233,24 @@ def _quiet_stderr(quiet: bool) -> Iterator[None]:
         os.close(kept)
 
 
-def input_error(error: BaseException | None) -> InputError | None:
+def input_error(error: BaseException) -> InputError | None:
     """The InputError that a failure in some Ray process came from, if any."""
-    seen: set[int] = set()
-    waiting = [error]
-    while waiting:
-        current = waiting.pop()
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
-        if isinstance(current, InputError):
+    for link in _chain(error):
+        if isinstance(link, InputError):
             # Ray hands errors on as instances of a derived class that prints the remote traceback.
-            return InputError(str(getattr(current, "cause", current)))
-        waiting += [current.__cause__, current.__context__, getattr(current, "cause", None)]
-        waiting += list(getattr(current, "worker_failures", {}).values())
+            return InputError(str(getattr(link, "cause", link)))
     return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and all that it came from, in this process and in others."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        link = waiting.pop()
+        if link is None or id(link) in seen:
+            continue
+        seen.add(id(link))
+        yield link
+        waiting += [link.__cause__, link.__context__, getattr(link, "cause", None)]
+        waiting += list(getattr(link, "worker_failures", {}).values())

@@ -29,7 +29,7 @@ from halo_ray.errors import InputError
 from halo_ray.losses import dense_cross_entropy, mean_over_workers, point_cross_entropy
 from halo_ray.models.build import ModelConfig, build_model, describe_model
 from halo_ray.models.segmenter import Segmenter
-from halo_ray.pipeline import stream
+from halo_ray.pipeline import arrow_batches, stream
 from halo_ray.progress import StepBoard, progress, start_board
 from halo_ray.runtime import training_workers, uses_gpu
 from halo_ray.schedules import poly_with_warmup
@@ -124,21 +124,19 @@ def train_loop_per_worker(job: TrainJob) -> None:
     network = prepare_model(model.train())
     shard = ray.train.get_dataset_shard(_share_name(rank))
     loss = torch.zeros(())
-    for step, batch in enumerate(shard.iter_batches(batch_size=job.batch, batch_format="pyarrow", prefetch_batches=2)):
-        for group in optimizer.param_groups:
-            group["lr"] = group["base_lr"] * poly_with_warmup(
-                step, job.steps, warmup=job.training.warmup_steps, power=job.training.poly_power
-            )
-        samples = batch_to_tensors(batch, job.input_size, device)
-        said = network(samples.images)
-        loss = mean_over_workers(*dense_cross_entropy(said.logits, samples.labels))
-        loss = loss + job.training.target_weight * mean_over_workers(*point_cross_entropy(said.logits, *samples.points))
-        if not torch.isfinite(loss):
-            raise InputError(f"the training loss became {loss.item()} at step {step}: lower training.learning_rate")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        job.board.set.remote(rank, step + 1)
+    with arrow_batches(shard, job.batch) as batches:
+        for step, batch in enumerate(batches):
+            _set_learning_rate(optimizer, step, job)
+            samples = batch_to_tensors(batch, job.input_size, device)
+            logits = network(samples.images).logits
+            loss = mean_over_workers(*dense_cross_entropy(logits, samples.labels))
+            loss = loss + job.training.target_weight * mean_over_workers(*point_cross_entropy(logits, *samples.points))
+            if not torch.isfinite(loss):
+                raise InputError(f"the training loss became {loss.item()} at step {step}: lower training.learning_rate")
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            job.board.set.remote(rank, step + 1)
     directory = tempfile.mkdtemp(prefix="halo_ray-")
     if rank == 0:
         write_checkpoint(Path(directory), description, model, optimizer)
@@ -268,6 +266,12 @@ def _optimizer(model: Segmenter, job: TrainJob) -> torch.optim.Optimizer:
         for group, fresh in zip(optimizer.param_groups, groups, strict=True):
             group["base_lr"] = fresh["base_lr"]
     return optimizer
+
+
+def _set_learning_rate(optimizer: torch.optim.Optimizer, step: int, job: TrainJob) -> None:
+    factor = poly_with_warmup(step, job.steps, warmup=job.training.warmup_steps, power=job.training.poly_power)
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
 
 
 def _share_name(rank: int) -> str:

@@ -15,7 +15,7 @@ from halo_ray.annotations.ledger import LEDGER, Ledger
 from halo_ray.annotations.oracles import GroundTruth
 from halo_ray.checkpoint import weights_checksum
 from halo_ray.context import Context
-from halo_ray.pipeline import stream
+from halo_ray.pipeline import arrow_batches, stream
 from halo_ray.scoring import CANDIDATES
 
 _PICK = ["y", "x", "score", "radius", "entropy", "guess", "probability"]
@@ -34,10 +34,11 @@ def annotate(context: Context, number: int, selection: str, candidates: str, che
     )
     buffer, pixels = io.BytesIO(), 0
     with pq.ParquetWriter(buffer, LEDGER) as writer:
-        answers = stream(requests, config.execution.block_images, oracle) if requests.num_rows else None
-        for batch in answers.iter_batches(batch_size=None, batch_format="pyarrow") if answers else ():
-            writer.write_table(batch.cast(LEDGER))
-            pixels += batch.num_rows
+        if requests.num_rows:
+            with arrow_batches(stream(requests, config.execution.block_images, oracle)) as answers:
+                for answer in answers:
+                    writer.write_table(answer.cast(LEDGER))
+                    pixels += answer.num_rows
     storage.write(Ledger.file(number), buffer.getvalue())
     return {"pixels": pixels}
 

@@ -119,19 +119,25 @@ def test_mistake(
         assert context.splits.pool.num_rows == 6
 
 
+def run(output_dir: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The job as a process of its own."""
+    command = [sys.executable, "jobs/run_al.py", "--preset=tiny", f"--output_dir={output_dir}", *options]
+    everything = {**os.environ, **environment}
+    return subprocess.run(command, cwd=ROOT, env=everything, capture_output=True, text=True, timeout=200, check=False)
+
+
 def test_ray_that_cannot_be_reached(tmp_path: Path) -> None:
-    command = [sys.executable, "jobs/run_al.py", "--preset=tiny", f"--output_dir={tmp_path}"]
-    environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}
-    ended = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    ended = run(tmp_path, RAY_ADDRESS="127.0.0.1:1")
     assert ended.returncode == 2
     assert "Traceback" not in ended.stderr
     assert "error: no Ray cluster at 127.0.0.1:1" in ended.stderr
     assert "execution.ray_address" in ended.stderr
+
+
+def test_a_failure_in_the_middle_of_training_ends_the_process_in_order(tmp_path: Path) -> None:
+    """Threads of an abandoned data stream must not outlive Ray, which would end the process with its own exit code."""
+    ended = run(tmp_path, "--training.optimizer=sgd", "--training.learning_rate=1e30", "--training.pretrain_steps=400")
+    assert ended.returncode == 2, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "error: the training loss became" in ended.stderr
+    assert "training.learning_rate" in ended.stderr
