@@ -42,6 +42,10 @@ class Context:
         """(height, width) in pixels of the network's input."""
         return self.config.data.height, self.config.data.width
 
+    def round_seed(self, number: int) -> int:
+        """Seed of all random choices of a round; 0 is the pretraining."""
+        return self.config.seed * 1000 + number
+
 
 @contextmanager
 def open_experiment(config: Config) -> Iterator[Context]:

@@ -27,17 +27,16 @@ def run_experiment(config: Config) -> list[dict[str, Any]]:
     with open_experiment(config) as context:
         stages = Stages(context.storage)
         stage = stages.run
-        # Each round's source images are a sequence of their own; the twin without labels sees the same.
-        seeds = [config.seed * 1000 + number for number in range(len(context.plan) + 1)]
-
-        model = stage("pretrain", train, context, "pretrain/checkpoint", start=None, seed=seeds[0])["checkpoint"]
+        seed = context.round_seed(0)
+        model = stage("pretrain", train, context, "pretrain/checkpoint", start=None, seed=seed)["checkpoint"]
         twin = model
         quality = stage("rounds/000/evaluate", evaluate, context, "round 0", model)
         metrics = stage("rounds/000/record", record, context, stages, 0, *quality)
         print(round_line(metrics, 0), flush=True)
 
         for number in range(1, len(context.plan) + 1):
-            at, seed = round_directory(number), seeds[number]
+            # Each round's source images are a sequence of their own; the twin without labels sees the same.
+            at, seed = round_directory(number), context.round_seed(number)
             candidates = stage(f"{at}/score", score_pool, context, number, model)["candidates"]
             chosen = stage(f"{at}/select", select_regions, context, number, candidates)
             stage(f"{at}/annotate", annotate, context, number, chosen["selection"], candidates, model)

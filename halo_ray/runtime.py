@@ -94,7 +94,7 @@ def ray_session(config: ExecutionConfig) -> Iterator[None]:
     """Joins the cluster, or starts a private one and ends it afterwards; an existing connection is used as it is.
 
     Raises:
-        InputError: the cluster cannot be reached, or lacks the GPU that was asked for.
+        InputError: the cluster cannot be reached, or lacks the GPU or the CPUs that were asked for.
     """
     own = not ray.is_initialized()
     if own:
@@ -102,7 +102,7 @@ def ray_session(config: ExecutionConfig) -> Iterator[None]:
     try:
         if config.device == "cuda" and not ray.cluster_resources().get("GPU"):
             raise InputError("execution.device is cuda, but the Ray cluster has no GPU: use auto or cpu, or add one")
-        if not (config.ray_address or os.environ.get("RAY_ADDRESS")):
+        if _address(config) is None:
             _check_cpus(config)  # a cluster that is joined may still grow
         context = ray.data.DataContext.get_current()
         # Order is part of the result (rows of a training schedule), bars are our own.
@@ -176,6 +176,11 @@ def _check_cpus(config: ExecutionConfig) -> None:
             )
 
 
+def _address(config: ExecutionConfig) -> str | None:
+    """The cluster to join; None: a private one."""
+    return config.ray_address or os.environ.get("RAY_ADDRESS") or None
+
+
 def _connect(config: ExecutionConfig) -> None:
     if not config.verbose:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -184,7 +189,7 @@ def _connect(config: ExecutionConfig) -> None:
         for name in ("ray", "ray.data", "ray.train", "ray.tune"):
             logging.getLogger(name).setLevel(logging.ERROR)
     level = logging.INFO if config.verbose else logging.ERROR
-    address = config.ray_address or os.environ.get("RAY_ADDRESS")
+    address = _address(config)
     try:
         _knock(address)
         with _quiet_stderr(not config.verbose):

@@ -159,7 +159,7 @@ def score_pool(context: Context, number: int, checkpoint: str) -> dict[str, Any]
         acquisition=config.acquisition,
         plan=plan,
         pool_pixels=context.splits.pool_pixels,
-        seed=config.seed * 1000 + number,
+        seed=context.round_seed(number),
         maps=None if config.execution.save_maps == "none" else f"{round_directory(number)}/maps",
     )
     with coordinator(storage.uri, number, _wanted(context, number)) as actor:

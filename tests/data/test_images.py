@@ -112,26 +112,26 @@ def test_a_truncated_file_is_named(tmp_path: Path, suffix: str, share: float) ->
 
 @pytest.mark.parametrize("kind", READERS)
 class TestUnusableFiles:
-    def refuses(self, kind: str, file: Path) -> None:
+    def assert_refused(self, kind: str, file: Path) -> None:
         with pytest.raises(BadRecordError, match=re.escape(str(file))):
             READERS[kind](str(file))
 
     def test_missing(self, kind: str, tmp_path: Path) -> None:
-        self.refuses(kind, tmp_path / "gone.png")
+        self.assert_refused(kind, tmp_path / "gone.png")
 
     def test_directory(self, kind: str, tmp_path: Path) -> None:
-        self.refuses(kind, tmp_path)
+        self.assert_refused(kind, tmp_path)
 
     def test_not_an_image(self, kind: str, tmp_path: Path) -> None:
         (tmp_path / "x.png").write_text("no image")
-        self.refuses(kind, tmp_path / "x.png")
+        self.assert_refused(kind, tmp_path / "x.png")
 
     def test_damaged_width(self, kind: str, tmp_path: Path) -> None:
         file = tmp_path / "x.bmp"
         data = bytearray(Path(saved(Image.fromarray(noise(6, 4)), file)).read_bytes())
         data[18:22] = struct.pack("<i", 2**30)  # where the BMP header holds the width
         file.write_bytes(data)
-        self.refuses(kind, file)
+        self.assert_refused(kind, file)
 
 
 def test_a_synthetic_uri_names_the_scene() -> None:
