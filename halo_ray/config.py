@@ -102,6 +102,25 @@ def identity(config: Config) -> dict[str, Any]:
     }
 
 
+class _Yaml(yaml.SafeLoader):
+    """YAML with the words and numbers of version 1.2: ``off`` is a word and 1e-3 a number."""
+
+
+_TAGS = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
+_Yaml.yaml_implicit_resolvers = {
+    first: [rule for rule in rules if rule[0] not in _TAGS]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Yaml.add_implicit_resolver(_TAGS[0], re.compile("(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_FLOAT = r"""([-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+
+    |[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"""
+_Yaml.add_implicit_resolver(_TAGS[1], re.compile(_FLOAT, re.X), list("-+.0123456789"))
+
+
+def _load_yaml(text: str | bytes) -> Any:
+    return yaml.load(text, _Yaml)  # a SafeLoader
+
+
 class _Parser(jsonargparse.ArgumentParser):  # type: ignore[misc]
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise InputError(_one_sentence(message)) from ex
@@ -109,9 +128,11 @@ class _Parser(jsonargparse.ArgumentParser):  # type: ignore[misc]
 
 def _parser() -> _Parser:
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    jsonargparse.set_loader("yaml-1.2", _load_yaml, (yaml.YAMLError,))
     parser = _Parser(
         prog=Path(sys.argv[0]).name,
         description="HALO: buy labels for the pixels that are worth it.",
+        parser_mode="yaml-1.2",
         exit_on_error=False,
         allow_abbrev=False,
     )
@@ -149,7 +170,7 @@ def _expand_presets(arguments: Sequence[str], presets: Path) -> list[str]:
 def _checked_tree(text: str | bytes, name: str) -> dict[str, Any]:
     """The YAML document as a tree whose keys are all known."""
     try:
-        tree = yaml.safe_load(text) or {}
+        tree = _load_yaml(text) or {}
     except yaml.YAMLError as error:
         raise InputError(f"{name} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):

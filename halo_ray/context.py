@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -15,8 +15,7 @@ from halo_ray.config import Config, config_from_yaml, config_to_yaml, identity
 from halo_ray.data.classes import ClassSet, class_set
 from halo_ray.data.manifest import SPLITS, Splits, list_splits, load_splits, save_splits, sizes
 from halo_ray.errors import InputError
-from halo_ray.models.backbones import locate_backbone
-from halo_ray.models.build import ModelConfig
+from halo_ray.models.build import ModelConfig, located
 from halo_ray.pipeline import inspect_splits
 from halo_ray.runtime import check_shared, ray_session, training_workers
 from halo_ray.storage import Stages, Storage, round_directory
@@ -35,7 +34,7 @@ class Context:
     classes: ClassSet
     plan: list[RoundPlan]
     model: ModelConfig
-    """config.model with its backbone by absolute path, since processes run in directories of their own."""
+    """config.model with its files by absolute path, since processes run in directories of their own."""
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -63,10 +62,8 @@ def open_experiment(config: Config) -> Iterator[Context]:
     classes = class_set(config.data.class_set)
     if begun and storage.read_json(_CLASSES) != _as_json(classes):
         raise InputError(f"class set {config.data.class_set} is not what {storage.uri} was begun with: restore it")
-    # Once it is pretrained, the checkpoint alone describes the backbone.
-    pretrained = Stages(storage).done("pretrain")
-    backbone = config.model.backbone if pretrained else locate_backbone(config.model.backbone)
-    model = replace(config.model, backbone=backbone)
+    # Once it is pretrained, the checkpoint alone describes the network.
+    model = config.model if Stages(storage).done("pretrain") else located(config.model)
     splits = list_splits(config.data, config.data_root, config.seed)
     with ray_session(config.execution):
         if begun:

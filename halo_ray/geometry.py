@@ -1,6 +1,8 @@
 """The Poincaré ball of curvature −c: what geoopt lacks for hyperbolic segmentation.
 
-Throughout, ``curvature`` is the positive c; points satisfy √c‖h‖ < 1 and are kept at √c‖h‖ <= 1 − 1e-5 in every dtype.
+Throughout, ``curvature`` is the positive c; points satisfy √c‖h‖ < 1 and are kept at √c‖h‖ <= 1 − 1e-5, in half
+precision at one rounding step from the rim. Every function raises InputError for a curvature that is no finite number
+above 0.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import torch
 from geoopt.manifolds.stereographic import math as ball
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from halo_ray.errors import InputError
 
 BOUNDARY_EPS = 1e-5
 """Distance kept from the rim, in units of the ball's radius. geoopt's float32 default, 4e-3, caps the radius at 6.2."""
@@ -27,32 +31,41 @@ def exp0(v: Tensor, curvature: float, dim: int = 1) -> Tensor:
     """Exponential map at the origin, tanh(√c‖v‖)/(√c‖v‖) · v, projected into the ball.
 
     Args:
-        v: tangent vectors along ``dim``, any shape.
+        v: tangent vectors along ``dim``, any shape; half precision is computed in float32.
 
     Returns:
         Points on the ball, shape and dtype of ``v``.
     """
-    k = _k(curvature, v)
-    h: Tensor = ball.project(ball.expmap0(v, k=k, dim=dim), k=k, dim=dim, eps=BOUNDARY_EPS)
-    return h
+    wide = v.to(_wide(v.dtype))
+    k, eps = _k(curvature, wide), _boundary(v.dtype)
+    # The map keeps directions: geoopt maps the lengths alone, and a single pass scales the vectors.
+    length: Tensor = wide.norm(dim=dim, keepdim=True).clamp_min(1e-15)
+    mapped: Tensor = ball.project(ball.expmap0(length, k=k, dim=dim), k=k, dim=dim, eps=eps)
+    return (wide * (mapped / length)).to(v.dtype)
 
 
 def radius(h: Tensor, curvature: float, dim: int = 1) -> Tensor:
-    """Hyperbolic distance to the origin, (2/√c) artanh(√c‖h‖); ``dim`` is removed."""
-    distance: Tensor = ball.dist0(h, k=_k(curvature, h), dim=dim)
-    return distance
+    """Hyperbolic distance to the origin, (2/√c) artanh(√c‖h‖); ``dim`` is removed.
+
+    Raises:
+        InputError: ``h`` holds NaN or infinity.
+    """
+    check_finite("the embedding", h)
+    wide = h.to(_wide(h.dtype))
+    distance: Tensor = ball.dist0(wide, k=_k(curvature, wide), dim=dim)
+    return distance.to(h.dtype)
 
 
 def max_radius(curvature: float, dtype: torch.dtype) -> float:
-    """The largest radius that ``exp0`` can give: that of a point at the projection margin."""
-    rim = torch.tensor([(1 - BOUNDARY_EPS) / math.sqrt(curvature)], dtype=dtype)
+    """The largest radius that ``exp0`` can give in ``dtype``: that of a point at the projection margin."""
+    rim = torch.tensor([1 - _boundary(dtype)], dtype=_wide(dtype)) / math.sqrt(check_curvature(curvature))
     return float(radius(rim, curvature, dim=0))
 
 
 def upsampled_radius(h: Tensor, size: tuple[int, int], curvature: float) -> Tensor:
     """Radius of the bilinearly interpolated embedding (align_corners=True), without interpolating D channels.
 
-    ‖Σ wᵢeᵢ‖² = Σᵢⱼ wᵢwⱼ⟨eᵢ,eⱼ⟩ over the four corners of a cell, so five inner-product maps at low resolution suffice.
+    ‖Σ wᵢeᵢ‖² = Σᵢⱼ wᵢwⱼ⟨eᵢ,eⱼ⟩ over the four corners of a cell, so inner-product maps at low resolution suffice.
 
     Args:
         h: points, (N, D, h, w).
@@ -60,31 +73,37 @@ def upsampled_radius(h: Tensor, size: tuple[int, int], curvature: float) -> Tens
 
     Returns:
         (N, H, W), dtype of ``h``.
+
+    Raises:
+        InputError: ``h`` holds NaN or infinity.
     """
+    check_finite("the embedding", h)
+    wide = h.to(_wide(h.dtype))
     rows, cols = h.shape[-2:]
     # Repeating the last row and column makes every pixel lie in a cell; their weight there is zero.
-    padded = F.pad(h, (0, 1, 0, 1), mode="replicate")
-    here, right = padded[..., :rows, :cols], padded[..., :rows, 1:]
-    below, diagonal = padded[..., 1:, :cols], padded[..., 1:, 1:]
+    padded = F.pad(wide, (0, 1, 0, 1), mode="replicate")
     own = (padded * padded).sum(1)
-    horizontal = (padded[..., :, :-1] * padded[..., :, 1:]).sum(1)
-    vertical = (padded[..., :-1, :] * padded[..., 1:, :]).sum(1)
-    falling, rising = (here * diagonal).sum(1), (right * below).sum(1)
+    beside = (padded[..., :-1] * padded[..., 1:]).sum(1)
+    below = (padded[..., :-1, :] * padded[..., 1:, :]).sum(1)
+    diagonals = (padded[..., :-1, :-1] * padded[..., 1:, 1:]).sum(1)
+    diagonals += (padded[..., :-1, 1:] * padded[..., 1:, :-1]).sum(1)
 
-    y, fy = _cells(size[0], rows, h)
-    x, fx = _cells(size[1], cols, h)
+    # First along x: of every low-resolution row interpolated to full width, the squared norm, and the inner product
+    # with the row below it.
+    x, f = _cells(size[1], cols, wide)
+    left, both, right = (1 - f) ** 2, f * (1 - f), f**2
+    squared = left * own[..., x] + 2 * both * beside[..., x] + right * own[..., x + 1]
+    product = left * below[..., x] + both * diagonals[..., x] + right * below[..., x + 1]
+
+    y, fy = _cells(size[0], rows, wide)
+    k = _k(curvature, wide)
     out = h.new_empty(h.shape[0], *size)
     for start in range(0, size[0], TILE_ROWS):
-        i, f = y[start : start + TILE_ROWS, None], fy[start : start + TILE_ROWS, None]
-        a, b, c, d = (1 - f) * (1 - fx), (1 - f) * fx, f * (1 - fx), f * fx
-        squared = (
-            a * a * own[:, i, x] + b * b * own[:, i, x + 1] + c * c * own[:, i + 1, x] + d * d * own[:, i + 1, x + 1]
-        )
-        squared += 2 * (a * b * horizontal[:, i, x] + c * d * horizontal[:, i + 1, x])
-        squared += 2 * (a * c * vertical[:, i, x] + b * d * vertical[:, i, x + 1])
-        squared += 2 * (a * d * falling[:, i, x] + b * c * rising[:, i, x])
-        norm = squared.clamp_min_(0).sqrt_()
-        out[:, start : start + TILE_ROWS] = radius(norm.unsqueeze(1), curvature)
+        tile = slice(start, start + TILE_ROWS)
+        i, f = y[tile], fy[tile, None]
+        norm = squared[:, i].mul_((1 - f) ** 2)
+        norm.addcmul_(product[:, i], 2 * f * (1 - f)).addcmul_(squared[:, i + 1], f**2)
+        out[:, tile] = ball.dist0(norm.clamp_min_(0).sqrt_().unsqueeze(1), k=k, dim=1)
     return out
 
 
@@ -93,18 +112,24 @@ class PoincareMLR(nn.Module):
 
     logit = (2/√c)‖a‖ asinh(√c λ ⟨−p⊕x, a/‖a‖⟩) with λ = 2/(1 − c‖−p⊕x‖²) and ‖−p⊕x‖ clamped to (1 − 1e-3)/√c;
     as c→0 it tends to 4⟨x − p, a⟩. ⊕ is expanded into inner products, so no (N, classes, D, h, w) tensor arises.
+    It is computed in the dtype of the parameters, whatever autocast says.
 
     Args:
-        channels: D.
+        channels: D >= 2.
         classes: number of classes C.
         curvature: c > 0.
 
     Parameters ``points`` p (on the ball) and ``normals`` a (tangent at the origin) are (classes, channels), float32.
+
+    Raises:
+        InputError: ``curvature`` is no finite number above 0, or ``channels`` below 2.
     """
 
     def __init__(self, channels: int, classes: int, curvature: float = 1.0) -> None:
         super().__init__()
-        self.curvature = float(curvature)
+        if channels < 2:
+            raise InputError(f"the embedding has {channels} dimensions: a Poincaré ball needs at least 2")
+        self.curvature = check_curvature(curvature)
         # The points start near the origin, where the classifier is almost linear.
         start = exp0(torch.randn(classes, channels) * (0.1 / math.sqrt(channels)), self.curvature)
         manifold = geoopt.PoincareBall(c=self.curvature)
@@ -113,32 +138,74 @@ class PoincareMLR(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, classes, h, w) of ball points (N, channels, h, w)."""
-        c = self.curvature
-        p, a = self.points.as_subclass(Tensor), self.normals
-        xp = F.conv2d(x, p[:, :, None, None])
-        xa = F.conv2d(x, a[:, :, None, None])
-        x2 = (x * x).sum(1, keepdim=True)
-        p2 = _per_class((p * p).sum(1))
-        pa = _per_class((p * a).sum(1))
-        a_norm = _per_class(a.norm(dim=1).clamp_min(1e-15))
+        with torch.autocast(x.device.type, enabled=False):
+            return self._logits(x.to(_wide(self.points.dtype)))
 
-        # −p⊕x = (−α p + β x) / γ, and ‖−p⊕x‖² = ‖x − p‖² / γ.
-        alpha = 1 - 2 * c * xp + c * x2
+    def _logits(self, x: Tensor) -> Tensor:
+        c = self.curvature
+        p, a = self.points.as_subclass(Tensor).to(x.dtype), self.normals.to(x.dtype)
+        a_norm = a.norm(dim=1, keepdim=True).clamp_min(1e-15)
+        unit = a / a_norm
+        p2, pa = (p * p).sum(1, keepdim=True), (p * unit).sum(1, keepdim=True)
+        x2 = (x * x).sum(1, keepdim=True)
+
+        # −p⊕x = (β x − α p)/γ with α = 1 − 2c⟨p,x⟩ + c‖x‖², β = 1 − c‖p‖², γ = 1 − 2c⟨p,x⟩ + c²‖p‖²‖x‖². So
+        # ⟨−p⊕x, a/‖a‖⟩ γ = ⟨x, k⟩ − ⟨p, a/‖a‖⟩(1 + c‖x‖²) with one kernel k for each class.
         beta = 1 - c * p2
-        gamma = (1 - 2 * c * xp + c * c * p2 * x2).clamp_min(1e-15)
-        squared = ((x2 - 2 * xp + p2) / gamma).clamp_min(1e-30)
-        limit = ((1 - MLR_BOUNDARY_EPS) / math.sqrt(c)) ** 2
-        inner = (beta * xa - alpha * pa) / gamma * (limit / squared).clamp_max(1).sqrt()
-        conformal = 2 / (1 - c * squared.clamp_max(limit))
-        return 2 / math.sqrt(c) * a_norm * torch.asinh(math.sqrt(c) * conformal * inner / a_norm)
+        kernel = beta * unit + 2 * c * pa * p
+        xp, xk = F.conv2d(x, torch.cat([p, kernel])[:, :, None, None]).chunk(2, 1)
+        inner = torch.addcmul(xk, _per_class(-pa), 1 + c * x2)
+
+        # c‖−p⊕x‖² = c δ/γ with δ = ‖x − p‖², and γ − cδ = (1 − c‖p‖²)(1 − c‖x‖²): unclamped, λ/γ needs no division
+        # for each class. Clamped, it falls with 1/√(γδ). The smaller of the two is the one that holds.
+        gamma = torch.addcmul(1 - 2 * c * xp, _per_class(c * c * p2), x2)
+        delta = x2 + _per_class(p2) - 2 * xp
+        limit = (1 - MLR_BOUNDARY_EPS) ** 2
+        # 1e-24: its inverse root cubed, which the gradient takes, is still finite in float32.
+        clamped = (gamma * delta).clamp_min(1e-24).rsqrt() * (2 * math.sqrt(limit / c) / (1 - limit))
+        free = _per_class(2 / beta.clamp_min(1e-12)) / (1 - c * x2).clamp_min(1e-12)
+        return _per_class(2 / math.sqrt(c) * a_norm) * torch.asinh(math.sqrt(c) * inner * torch.minimum(free, clamped))
+
+
+def check_curvature(curvature: float) -> float:
+    """``curvature`` as it is.
+
+    Raises:
+        InputError: it is no finite number above 0.
+    """
+    if not (curvature > 0 and math.isfinite(curvature)):
+        raise InputError(f"curvature is {curvature}: it must be a finite number above 0")
+    return float(curvature)
+
+
+def check_finite(name: str, values: Tensor) -> None:
+    """Raises InputError where ``values`` hold NaN or infinity; the message calls them ``name`` and says where."""
+    finite = values.isfinite()
+    if not finite.all():
+        place = (~finite).nonzero()[0].tolist()
+        raise InputError(
+            f"{name} holds {values[tuple(place)].item()} at index {place} of shape {list(values.shape)}: the weights "
+            "or the image are broken; a lower training.learning_rate keeps training from diverging"
+        )
 
 
 def _k(curvature: float, like: Tensor) -> Tensor:
-    return torch.tensor(-curvature, dtype=like.dtype, device=like.device)
+    return torch.tensor(-check_curvature(curvature), dtype=like.dtype, device=like.device)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """float32 for half precision, in which a ball has no room near its rim; otherwise ``dtype``."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _boundary(dtype: torch.dtype) -> float:
+    """Distance that rounding to ``dtype`` cannot bridge to the rim."""
+    return max(BOUNDARY_EPS, torch.finfo(dtype).eps)
 
 
 def _per_class(values: Tensor) -> Tensor:
-    return values[None, :, None, None]
+    """(1, classes, 1, 1) of (classes, 1)."""
+    return values[None, :, :, None]
 
 
 def _cells(size: int, cells: int, like: Tensor) -> tuple[Tensor, Tensor]:

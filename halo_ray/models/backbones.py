@@ -9,9 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from halo_ray.errors import InputError
+from halo_ray.models.dilation import dilate
 from halo_ray.suggest import nearest
 
-SCRATCH: dict[str, dict[str, Any]] = {
+
+def _mit(depths: list[int], widths: list[int]) -> dict[str, Any]:
+    return {"model_type": "segformer", "depths": depths, "hidden_sizes": widths}
+
+
+_WIDE = [64, 128, 320, 512]
+
+ARCHITECTURES: dict[str, dict[str, Any]] = {
     "resnet-tiny": {
         "model_type": "resnet",
         "embedding_size": 32,
@@ -19,12 +27,21 @@ SCRATCH: dict[str, dict[str, Any]] = {
         "depths": [1, 1, 1, 1],
         "layer_type": "basic",
     },
+    "resnet-50": {"model_type": "resnet", "depths": [3, 4, 6, 3]},
+    "resnet-101": {"model_type": "resnet", "depths": [3, 4, 23, 3]},
+    "mobilenet-v2": {"model_type": "mobilenet_v2"},
+    "mit-b0": _mit([2, 2, 2, 2], [32, 64, 160, 256]),
+    "mit-b1": _mit([2, 2, 2, 2], _WIDE),
+    "mit-b2": _mit([3, 4, 6, 3], _WIDE),
+    "mit-b3": _mit([3, 4, 18, 3], _WIDE),
+    "mit-b4": _mit([3, 8, 27, 3], _WIDE),
+    "mit-b5": _mit([3, 6, 40, 3], _WIDE),
 }
-"""Small architectures that start from random weights: transformers configurations by name."""
+"""Architectures by name: transformers configurations, which start from random weights."""
 
 
 class Backbone(nn.Module):
-    """A transformers model whose hidden states are feature maps; the last one of each resolution is kept.
+    """A transformers model that gives feature maps; the last one of each resolution is kept.
 
     Attributes:
         config: the transformers configuration, enough to build the architecture again.
@@ -39,15 +56,12 @@ class Backbone(nn.Module):
         self.frozen = frozen
         self.requires_grad_(not frozen)
         probe = 64
-        maps = self.eval()(torch.zeros(1, 3, probe, probe))
-        if not frozen:
-            # What lies behind the last feature map is never trained, and would make data-parallel training wait.
-            parameters = list(self.parameters())
-            gradients = torch.autograd.grad(sum(m.sum() for m in maps), parameters, allow_unused=True)
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter.requires_grad_(gradient is not None)
-        self.strides = [probe // feature.shape[-1] for feature in maps]
-        self.channels = [int(feature.shape[1]) for feature in maps]
+        with torch.no_grad():
+            states = self.eval()._maps(torch.zeros(1, 3, probe, probe))
+        last = {int(state.shape[-1]): index for index, state in enumerate(states)}
+        self._kept = [last[width] for width in sorted(last, reverse=True)]
+        self.strides = [probe // int(states[index].shape[-1]) for index in self._kept]
+        self.channels = [int(states[index].shape[1]) for index in self._kept]
         self.train()
 
     def train(self, mode: bool = True) -> Backbone:
@@ -56,56 +70,136 @@ class Backbone(nn.Module):
         return self
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
-        """Feature maps (N, channels[i], H/strides[i], W/strides[i]) of normalized images (N, 3, H, W)."""
+        """Feature maps (N, channels[i], H/strides[i], W/strides[i]) of normalized images (N, 3, H, W).
+
+        Raises:
+            InputError: the images are smaller than the largest stride.
+        """
+        rows, cols = pixels.shape[-2:]
+        if min(rows, cols) < self.strides[-1]:
+            raise InputError(
+                f"images of {cols}x{rows} pixels are smaller than the backbone's output stride {self.strides[-1]}: "
+                "raise data.width and data.height"
+            )
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            states = self.model(pixels, output_hidden_states=True, return_dict=True).hidden_states
-        by_size: dict[int, Tensor] = {int(state.shape[-1]): state for state in states}
-        return [by_size[width] for width in sorted(by_size, reverse=True)]
+            states = self._maps(pixels)
+        return [states[index] for index in self._kept]
+
+    def _maps(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        said = self.model(pixels, output_hidden_states=True, return_dict=True)
+        maps: tuple[Tensor, ...] = said.feature_maps if "feature_maps" in said else said.hidden_states
+        return maps
 
 
-def locate_backbone(name: str) -> str:
-    """``name`` as every process can use it: a folder by its absolute path, anything else as it is.
-
-    Raises:
-        InputError: ``name`` is written as a path, but no folder is there.
-    """
-    if name in SCRATCH:
-        return name
-    folder = Path(name)
-    if folder.is_dir():
-        return str(folder.absolute())
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise InputError(f"model.backbone: no folder {name}: give a folder in the transformers format, or a hub id")
-    return name
-
-
-def build_backbone(name: str, *, frozen: bool, config: dict[str, Any] | None = None) -> Backbone:
-    """A backbone with its pretrained weights, or without them where ``config`` gives the architecture.
+def build_backbone(
+    name: str,
+    *,
+    weights: str | None = None,
+    frozen: bool = False,
+    output_stride: int | None = None,
+    config: dict[str, Any] | None = None,
+) -> Backbone:
+    """A backbone of the architecture ``name``.
 
     Args:
-        name: a key of SCRATCH, a folder in the transformers format, or a hub id.
-        config: a transformers configuration; weights are then left random, for a checkpoint to fill.
+        name: a key of ARCHITECTURES, a folder in the transformers format, or a hub id.
+        weights: folder in the transformers format or hub id; None leaves them random.
+        frozen: never trained, always in evaluation mode.
+        output_stride: image pixels per feature of the coarsest map, by dilation; None: as the architecture has it.
+        config: the transformers configuration of a Backbone, instead of that of ``name``.
 
     Raises:
-        InputError: nothing of that name can be loaded, or it gives no feature maps.
+        InputError: nothing of that name can be loaded, its weights do not fit (the keys are named), it gives no feature
+            pyramid, or it has no dilated form.
     """
     # transformers takes seconds to import; a process that builds no model should not pay for it.
-    from transformers import AutoConfig, AutoModel
+    from transformers import MODEL_FOR_BACKBONE_MAPPING, MODEL_MAPPING
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    config = config or SCRATCH.get(name)
+    settings = _architecture(name, config)
+    if settings.model_type == "mobilenet_v2" and output_stride is not None:
+        settings.output_stride = output_stride
+    if type(settings) in MODEL_FOR_BACKBONE_MAPPING:
+        kind = MODEL_FOR_BACKBONE_MAPPING[type(settings)]
+        stages = [stage for stage in settings.stage_names if stage.startswith("stage")]
+        settings.set_output_features_output_indices(out_features=stages, out_indices=None)
+    elif type(settings) in MODEL_MAPPING:
+        kind = MODEL_MAPPING[type(settings)]
+    else:
+        raise InputError(f"model.backbone {name!r} is no image model ({settings.model_type}): name a backbone")
     try:
-        if config is not None:
-            settings = {key: value for key, value in config.items() if key != "model_type"}
-            model = AutoModel.from_config(AutoConfig.for_model(config["model_type"], **settings))
-        else:
-            model = AutoModel.from_pretrained(name, local_files_only=Path(name).is_dir())
+        model = _load(kind, settings, weights) if weights else kind(settings)
+        if output_stride is not None and settings.model_type != "mobilenet_v2":
+            dilate(model, output_stride)
+        backbone = Backbone(model, frozen=frozen)
+    except (AttributeError, TypeError, IndexError, KeyError) as error:
+        raise InputError(f"model.backbone {name!r} gives no feature maps: name a backbone for images") from error
+    if len(backbone.strides) < 2:
+        raise InputError(
+            f"model.backbone {name!r} gives maps of stride {backbone.strides[0]} alone, no pyramid: name another"
+        )
+    if output_stride is not None and backbone.strides[-1] != output_stride:
+        raise InputError(f"model.output_stride {output_stride}: {name} gives {backbone.strides[-1]} at best")
+    return backbone
+
+
+def locate(key: str, name: str) -> str:
+    """``name`` as every process can use it: a file or folder by its absolute path, anything else as it is.
+
+    Raises:
+        InputError: ``name`` is written as a path, but nothing is there; ``key`` is the setting that it names.
+    """
+    path = Path(name).expanduser()
+    if name and name not in ARCHITECTURES and path.exists():
+        return str(path.absolute())
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or is_file_name(name):
+        raise InputError(f"{key}: nothing lies at {name}: give an existing path, or a hub id")
+    return name
+
+
+def is_file_name(name: str) -> bool:
+    """Whether ``name`` is that of a file of weights, and no folder or hub id."""
+    return Path(name).suffix in (".pth", ".pt", ".ckpt", ".safetensors")
+
+
+def _architecture(name: str, config: dict[str, Any] | None) -> Any:
+    from transformers import AutoConfig
+
+    config = config or ARCHITECTURES.get(name)
+    try:
+        if config is None:
+            return AutoConfig.from_pretrained(name, local_files_only=Path(name).is_dir())
+        return AutoConfig.for_model(**config)
     except (OSError, ValueError) as error:
-        hint = nearest(name, SCRATCH)
+        hint = nearest(name, ARCHITECTURES)
         raise InputError(f"model.backbone {name!r} is no folder or hub id with a model ({hint})") from error
+
+
+def _load(kind: Any, settings: Any, source: str) -> nn.Module:
+    """The model ``kind`` with the weights of ``source``, all of them."""
     try:
-        return Backbone(model, frozen=frozen)
-    except (AttributeError, TypeError, IndexError) as error:
-        raise InputError(f"model.backbone {name!r} gives no feature maps: name a convolutional backbone") from error
+        model, found = kind.from_pretrained(
+            source,
+            config=settings,
+            local_files_only=Path(source).is_dir(),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"model.pretrained: no weights can be read from {source!r}: {_first_line(error)}") from error
+    wrong = [entry[0] for entry in found["mismatched_keys"]]
+    # The norms that transformers adds where a pyramid is taken from a classifier are new in every checkpoint.
+    wrong += [key for key in found["missing_keys"] if not key.startswith("hidden_states_norms.")]
+    if wrong:
+        raise InputError(
+            f"model.pretrained: {source!r} does not fit model.backbone: {len(wrong)} weights are missing or of another "
+            f"shape, such as {', '.join(sorted(wrong)[:3])}"
+        )
+    loaded: nn.Module = model
+    return loaded
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".")

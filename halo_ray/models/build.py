@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
+import torch
+from torch import nn
+
 from halo_ray.errors import InputError
-from halo_ray.models.backbones import build_backbone
-from halo_ray.models.decoders import FusionDecoder
+from halo_ray.models.backbones import ARCHITECTURES, Backbone, build_backbone, locate
+from halo_ray.models.decoders import DeepLabV2Decoder, DeepLabV3PlusDecoder, FusionDecoder, SegformerDecoder
+from halo_ray.models.norms import freeze_batch_norms
+from halo_ray.models.pretrained import load_pretrained
+from halo_ray.models.reweighting import FeatureReweighting
 from halo_ray.models.segmenter import EuclideanHead, HyperbolicHead, Segmenter
 
 
@@ -17,17 +24,31 @@ class ModelConfig:
     """The segmentation network."""
 
     backbone: str = "resnet-tiny"
-    """resnet-tiny (from random weights), a folder in the transformers format, or a hub id."""
+    """Architecture: resnet-tiny, resnet-50, resnet-101, mobilenet-v2, mit-b0 to mit-b5, or a folder in the transformers
+    format or hub id of any model with a feature pyramid, whose weights it begins with."""
+    pretrained: str = ""
+    """Weights to begin with instead: a folder in the transformers format, a hub id, torchvision's state dict of a
+    ResNet, or a whole network from an official HALO checkpoint (.pth, .ckpt); empty: those of model.backbone, or random
+    ones."""
     frozen_backbone: bool = False
     """Keep the backbone's weights as they are."""
+    frozen_batch_norm: bool = False
+    """Keep statistics and weights of all batch norms of backbone and decoder as they are (official for ResNets)."""
+    output_stride: Literal[8, 16, 32] | None = None
+    """Image pixels per feature of the coarsest map, by dilation of a ResNet or MobileNetV2 (official: 8); null: 32."""
+    decoder: Literal["fusion", "deeplabv2", "deeplabv3plus", "segformer"] = "fusion"
+    """fusion is small and needs no batch statistics; the others are those of the papers."""
+    decoder_width: int | None = None
+    """Channels inside the decoder, a multiple of 8; null: 64 in fusion, 512 in deeplabv3plus, in segformer 256, or 768
+    with mit-b2 and larger; deeplabv2 has none."""
     geometry: Literal["hyperbolic", "euclidean"] = "hyperbolic"
     """Space of the embedding."""
     curvature: float = 1.0
     """Curvature c > 0 of the Poincaré ball of curvature −c (no unit); unused by Euclidean models."""
     embedding: int = 64
     """Dimensions D of the embedding."""
-    decoder_width: int = 64
-    """Channels inside the decoder, a multiple of 8."""
+    hfr: Literal["off", "official", "resolution-free"] = "off"
+    """Hyperbolic feature reweighting before the embedding; resolution-free keeps its scale at every image size."""
     pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Mean of each colour channel (0..1) that the backbone was trained with."""
     pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -35,25 +56,43 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if not (self.curvature > 0 and math.isfinite(self.curvature)):
-            raise InputError(f"model.curvature is {self.curvature}: it must be a number above 0")
+            raise InputError(f"model.curvature is {self.curvature}: it must be a finite number above 0")
         if self.embedding < 2:
             raise InputError(f"model.embedding is {self.embedding}: it must be at least 2")
-        if self.decoder_width < 8 or self.decoder_width % 8:
-            raise InputError(f"model.decoder_width is {self.decoder_width}: it must be a multiple of 8")
+        width = self.decoder_width
+        if width is not None and (width < 8 or width % 8):
+            raise InputError(f"model.decoder_width is {width}: it must be a multiple of 8")
+        if width is not None and self.decoder == "deeplabv2":
+            raise InputError("model.decoder_width: deeplabv2 goes straight to the embedding and has none: leave it out")
         if min(self.pixel_std) <= 0:
             raise InputError(f"model.pixel_std is {list(self.pixel_std)}: each number must be above 0")
 
 
-def build_model(config: ModelConfig, classes: int, *, backbone_config: dict[str, Any] | None = None) -> Segmenter:
-    """The network that ``config`` describes, its backbone with pretrained weights where ``backbone_config`` is None."""
-    backbone = build_backbone(config.backbone, frozen=config.frozen_backbone, config=backbone_config)
-    decoder = FusionDecoder(backbone.channels, backbone.strides, embedding=config.embedding, width=config.decoder_width)
-    head = (
-        HyperbolicHead(config.embedding, classes, curvature=config.curvature)
-        if config.geometry == "hyperbolic"
-        else EuclideanHead(config.embedding, classes)
+def located(config: ModelConfig) -> ModelConfig:
+    """``config`` with the files and folders that it names by absolute path, for processes in other directories.
+
+    Raises:
+        InputError: one of them is not there.
+    """
+    return replace(
+        config,
+        backbone=locate("model.backbone", config.backbone),
+        pretrained=config.pretrained and locate("model.pretrained", config.pretrained),
     )
-    return Segmenter(backbone, decoder, head, mean=config.pixel_mean, std=config.pixel_std)
+
+
+def build_model(config: ModelConfig, classes: int) -> Segmenter:
+    """The network that ``config`` describes, with the weights that it begins with.
+
+    Raises:
+        InputError: a setting names nothing that can be built; the message says which.
+    """
+    file = Path(config.pretrained).is_file()
+    own = None if config.backbone in ARCHITECTURES else config.backbone
+    model = _assemble(config, classes, weights=None if file else config.pretrained or own)
+    if file:
+        load_pretrained(model, config.pretrained)
+    return model
 
 
 def describe_model(config: ModelConfig, classes: int, model: Segmenter) -> dict[str, Any]:
@@ -64,4 +103,57 @@ def describe_model(config: ModelConfig, classes: int, model: Segmenter) -> dict[
 def rebuild_model(description: dict[str, Any]) -> Segmenter:
     """The architecture that describe_model described, with random weights."""
     config = ModelConfig(**description["model"])
-    return build_model(config, description["classes"], backbone_config=description["backbone"])
+    return _assemble(config, description["classes"], backbone_config=description["backbone"])
+
+
+def _assemble(
+    config: ModelConfig, classes: int, *, weights: str | None = None, backbone_config: dict[str, Any] | None = None
+) -> Segmenter:
+    backbone = build_backbone(
+        config.backbone,
+        weights=weights,
+        frozen=config.frozen_backbone,
+        output_stride=config.output_stride,
+        config=backbone_config,
+    )
+    reweighting = None
+    if config.hfr != "off":
+        reweighting = FeatureReweighting(config.embedding, resolution_free=config.hfr == "resolution-free")
+    head: nn.Module = EuclideanHead(config.embedding, classes)
+    if config.geometry == "hyperbolic":
+        head = HyperbolicHead(config.embedding, classes, curvature=config.curvature)
+    model = Segmenter(
+        backbone,
+        _decoder(config, backbone),
+        head,
+        reweighting=reweighting,
+        mean=config.pixel_mean,
+        std=config.pixel_std,
+    )
+    if config.frozen_batch_norm:
+        freeze_batch_norms(model)
+    _keep_unused_from_training(model, 2 * backbone.strides[-1])
+    return model
+
+
+def _decoder(config: ModelConfig, backbone: Backbone) -> nn.Module:
+    size, channels, strides = config.embedding, backbone.channels, backbone.strides
+    if config.decoder == "deeplabv2":
+        return DeepLabV2Decoder(channels, embedding=size)
+    if config.decoder == "deeplabv3plus":
+        return DeepLabV3PlusDecoder(channels, strides, embedding=size, width=config.decoder_width or 512)
+    if config.decoder == "segformer":
+        # Xie et al. 2021: a wide head from B2 on, which have more than 8 blocks.
+        wide = sum(backbone.config.get("depths", ())) > 8
+        return SegformerDecoder(channels, embedding=size, width=config.decoder_width or (768 if wide else 256))
+    return FusionDecoder(channels, strides, embedding=size, width=config.decoder_width or 64)
+
+
+def _keep_unused_from_training(model: Segmenter, side: int) -> None:
+    """Parameters that the logits do not depend on never get a gradient, and would make data-parallel training wait."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    logits = model.eval().segment(torch.zeros(1, 3, side, side)).logits
+    gradients = torch.autograd.grad(logits.sum(), parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.requires_grad_(gradient is not None)
+    model.train()

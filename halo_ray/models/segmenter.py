@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from halo_ray.geometry import PoincareMLR, exp0
+from halo_ray.geometry import PoincareMLR, check_finite, exp0
 
 
 class Segmentation(NamedTuple):
@@ -21,7 +21,7 @@ class Segmentation(NamedTuple):
 
 
 class HyperbolicHead(nn.Module):
-    """Maps tangent vectors to the ball and classifies them there."""
+    """Maps tangent vectors to the ball and classifies them there, in float32 whatever autocast says."""
 
     def __init__(self, embedding: int, classes: int, *, curvature: float) -> None:
         super().__init__()
@@ -29,8 +29,9 @@ class HyperbolicHead(nn.Module):
         self.classifier = PoincareMLR(embedding, classes, curvature)
 
     def forward(self, vectors: Tensor) -> Segmentation:
-        point = exp0(vectors.float(), self.curvature)
-        return Segmentation(self.classifier(point), point)
+        with torch.autocast(vectors.device.type, enabled=False):
+            point = exp0(vectors.to(torch.promote_types(vectors.dtype, torch.float32)), self.curvature)
+            return Segmentation(self.classifier(point), point)
 
 
 class EuclideanHead(nn.Module):
@@ -50,14 +51,23 @@ class Segmenter(nn.Module):
     """Backbone, decoder and head; images go in as they lie in memory, uint8 RGB.
 
     Args:
+        reweighting: between decoder and head; None leaves the vectors as they are.
         mean, std: of each colour channel in 0..1, as the backbone expects them.
     """
 
     def __init__(
-        self, backbone: nn.Module, decoder: nn.Module, head: nn.Module, *, mean: Sequence[float], std: Sequence[float]
+        self,
+        backbone: nn.Module,
+        decoder: nn.Module,
+        head: nn.Module,
+        *,
+        reweighting: nn.Module | None = None,
+        mean: Sequence[float],
+        std: Sequence[float],
     ) -> None:
         super().__init__()
         self.backbone, self.decoder, self.head = backbone, decoder, head
+        self.reweighting = reweighting or nn.Identity()
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
@@ -69,7 +79,19 @@ class Segmenter(nn.Module):
         return float(self.head.curvature)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> Segmentation:
-        """Segmentation of images (N, H, W, 3), uint8."""
+        """Segmentation of images (N, H, W, 3), uint8; raises what ``segment`` does."""
         pixels = images.permute(0, 3, 1, 2).float() / 255
-        result: Segmentation = self.head(self.decoder(self.backbone((pixels - self.mean) / self.std)))
+        return self.segment((pixels - self.mean) / self.std)
+
+    def segment(self, pixels: Tensor) -> Segmentation:
+        """Segmentation of normalized images (N, 3, H, W).
+
+        Raises:
+            InputError: the images are smaller than the backbone's output stride; or, in evaluation mode, NaN or
+                infinity came out (in training the loss shows it, without waiting for the device here).
+        """
+        result: Segmentation = self.head(self.reweighting(self.decoder(self.backbone(pixels))))
+        if not self.training:
+            check_finite("the embedding", result.embedding)
+            check_finite("the logits", result.logits)
         return result

@@ -1,0 +1,155 @@
+"""Weights that other programs wrote: torchvision's ResNets and the official HALO checkpoints.
+
+Files are read without running anything in them (weights_only).
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from halo_ray.errors import InputError
+
+_OFFICIAL = ("feature_extractor", "classifier")
+"""The two halves of the official network, by the names that its checkpoints give them."""
+
+_RESNET = (
+    (r"conv1\.", "embedder.embedder.convolution."),
+    (r"bn1\.", "embedder.embedder.normalization."),
+    (r"layer(\d)\.(\d+)\.conv(\d)\.", "encoder.stages.{0-1}.layers.{1}.layer.{2-1}.convolution."),
+    (r"layer(\d)\.(\d+)\.bn(\d)\.", "encoder.stages.{0-1}.layers.{1}.layer.{2-1}.normalization."),
+    (r"layer(\d)\.(\d+)\.downsample\.0\.", "encoder.stages.{0-1}.layers.{1}.shortcut.convolution."),
+    (r"layer(\d)\.(\d+)\.downsample\.1\.", "encoder.stages.{0-1}.layers.{1}.shortcut.normalization."),
+)
+"""torchvision's names of a ResNet's modules, and those of transformers; {2-1} is the third number less one."""
+
+_DEEPLAB = (
+    (r"parallel_branches\.(\d)\.(\d)\.", "decoder.branches.{0}.{1}."),
+    (r"parallel_branches\.(\d)\.depthwise_conv\.", "decoder.branches.{0}.0.0."),
+    (r"parallel_branches\.(\d)\.depthwise_bn\.", "decoder.branches.{0}.0.1."),
+    (r"parallel_branches\.(\d)\.pointwise_conv\.", "decoder.branches.{0}.1.0."),
+    (r"parallel_branches\.(\d)\.pointwise_bn\.", "decoder.branches.{0}.1.1."),
+    (r"global_branch\.(\d)\.", "decoder.context.{0-1}."),
+    (r"bottleneck\.", "decoder.project."),
+    (r"shortcut\.", "decoder.shortcut."),
+    (r"decoder\.(\d)\.depthwise_conv\.", "decoder.refine.{0}.0.0."),
+    (r"decoder\.(\d)\.depthwise_bn\.", "decoder.refine.{0}.0.1."),
+    (r"decoder\.(\d)\.pointwise_conv\.", "decoder.refine.{0}.1.0."),
+    (r"decoder\.(\d)\.pointwise_bn\.", "decoder.refine.{0}.1.1."),
+    (r"conv_reduce\.", "decoder.embed."),
+    (r"wn_mlp\.0\.", "reweighting.hidden."),
+    (r"wn_mlp\.1\.", "reweighting.norm."),
+    (r"wn_mlp\.3\.", "reweighting.weigh."),
+    (r"conv_seg\.P_MLR$", "head.classifier.points"),
+    (r"conv_seg\.A_MLR$", "head.classifier.normals"),
+)
+"""The same for the official classifier of DeepLabV3+."""
+
+
+def load_pretrained(model: nn.Module, path: str) -> None:
+    """Fills ``model``, a Segmenter, from a file: its backbone from torchvision's state dict of a ResNet (the
+    classifier's ``fc`` is left out), or all of it from an official HALO checkpoint (.pth or Lightning .ckpt).
+
+    Raises:
+        InputError: the file cannot be read, is neither, or does not fit; the keys are named.
+    """
+    state = read_weights(path)
+    lightning = state.get("state_dict")
+    if isinstance(lightning, Mapping):
+        state = {half: _below(lightning, f"{half}.") for half in _OFFICIAL}
+    if all(isinstance(state.get(half), Mapping) and state[half] for half in _OFFICIAL):
+        weights = _renamed(_below(state["feature_extractor"], "backbone."), _RESNET, "backbone.model.")
+        weights |= _renamed(state["classifier"], _DEEPLAB, "")
+        _fill(model, weights, path, "the official checkpoints need the settings that they were trained with")
+    elif "conv1.weight" in state and "layer1.0.conv1.weight" in state:
+        weights = {key: value for key, value in state.items() if not key.startswith("fc.")}
+        # Files from before PyTorch 0.4.1 lack the counters, by which a live norm's state is known.
+        weights |= {
+            key.replace("running_var", "num_batches_tracked"): torch.tensor(0)
+            for key in weights
+            if key.endswith(".running_var")
+        }
+        backbone: nn.Module = model.get_submodule("backbone.model")
+        _fill(backbone, _renamed(weights, _RESNET, ""), path, "it needs model.backbone resnet-50 or resnet-101")
+    else:
+        raise InputError(
+            f"model.pretrained: {path} holds neither a torchvision ResNet nor an official HALO checkpoint, but keys "
+            f"such as {', '.join(map(str, list(state)[:3])) or 'none'}"
+        )
+
+
+def read_weights(path: str) -> dict[str, Any]:
+    """The tree of tensors in a .safetensors file or in one that torch.save wrote.
+
+    What a file holds beside tensors and plain values (configurations, callbacks) becomes empty dictionaries.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        if path.endswith(".safetensors"):
+            return dict(load_file(path))
+        try:
+            foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        except ValueError:  # a file in the format before torch 1.6
+            foreign = []
+        with torch.serialization.safe_globals([(_Inert, name) for name in foreign]):
+            tree = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError, SafetensorError, EOFError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split()).partition(". ")[0]
+        raise InputError(f"model.pretrained: {path} cannot be read as weights: {reason}") from error
+    if not isinstance(tree, Mapping):
+        raise InputError(f"model.pretrained: {path} holds a {type(tree).__name__}, no dictionary of weights")
+    return dict(tree)
+
+
+class _Inert:
+    """Stands for every class that a file names: an empty dictionary, whatever the file would have it do."""
+
+    def __new__(cls, *_: Any, **__: Any) -> Any:
+        return OrderedDict()
+
+
+def _below(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The entries whose key starts with ``prefix``, without it and without that of data-parallel training."""
+    plain = {key.removeprefix("module."): value for key, value in state.items()}
+    return {key.removeprefix(prefix): value for key, value in plain.items() if key.startswith(prefix)}
+
+
+def _renamed(state: Mapping[str, Tensor], rules: Iterable[tuple[str, str]], prefix: str) -> dict[str, Tensor]:
+    """``state`` under our names; a key that no rule knows keeps its own, to be reported."""
+    out = {}
+    for key, value in state.items():
+        for pattern, name in rules:
+            if found := re.match(pattern, key):
+                numbers = [int(number) for number in found.groups()]
+                ours = re.sub(r"\{(\d)(-1)?\}", lambda m, n=numbers: str(n[int(m[1])] - bool(m[2])), name)  # type: ignore[misc]
+                key = f"{prefix}{ours}{key[found.end() :]}"
+                break
+        out[key] = value
+    return out
+
+
+def _fill(module: nn.Module, weights: dict[str, Tensor], path: str, hint: str) -> None:
+    """Loads ``weights`` into ``module``: every one, and all that it has but counters of batches."""
+    ours = module.state_dict()
+    counters = ".num_batches_tracked"
+    missing = [key for key in ours if key not in weights and not key.endswith(counters)]
+    surplus = [key for key in weights if key not in ours and not key.endswith(counters)]
+    other = [key for key in weights if key in ours and weights[key].shape != ours[key].shape]
+    problems = [
+        f"{len(keys)} {what} ({', '.join(sorted(keys)[:3])}{', ...' if len(keys) > 3 else ''})"
+        for what, keys in (("are missing", missing), ("have no place", surplus), ("have another shape", other))
+        if keys
+    ]
+    if problems:
+        raise InputError(f"model.pretrained: weights of {path} do not fit: {'; '.join(problems)}; {hint}")
+    module.load_state_dict(weights, strict=False)
