@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,10 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "mit-b5": _mit([3, 6, 40, 3], _WIDE),
 }
 """Architectures by name: transformers configurations, which start from random weights."""
+
+
+WEIGHT_FILES = (".pth", ".pt", ".ckpt", ".safetensors")
+"""Endings of files of weights."""
 
 
 class Backbone(nn.Module):
@@ -134,8 +140,10 @@ def build_backbone(
         if output_stride is not None and settings.model_type != "mobilenet_v2":
             dilate(model, output_stride)
         backbone = Backbone(model, frozen=frozen)
-    except (AttributeError, TypeError, IndexError, KeyError) as error:
-        raise InputError(f"model.backbone {name!r} gives no feature maps: name a backbone for images") from error
+    except (AttributeError, TypeError, IndexError, KeyError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"model.backbone {name!r} gives no feature maps ({_first_line(error)}): name a backbone for images"
+        ) from error
     if len(backbone.strides) < 2:
         raise InputError(
             f"model.backbone {name!r} gives maps of stride {backbone.strides[0]} alone, no pyramid: name another"
@@ -145,23 +153,21 @@ def build_backbone(
     return backbone
 
 
-def locate(key: str, name: str) -> str:
-    """``name`` as every process can use it: a file or folder by its absolute path, anything else as it is.
+def locate(key: str, name: str, known: Collection[str] = ()) -> str:
+    """``name`` as every process can use it: a file or folder by its absolute path; a hub id or ``known`` as it is.
 
     Raises:
-        InputError: ``name`` is written as a path, but nothing is there; ``key`` is the setting that it names.
+        InputError: nothing lies at ``name``, and it is no hub id either; ``key`` is the setting that it names.
     """
     path = Path(name).expanduser()
-    if name and name not in ARCHITECTURES and path.exists():
+    if name in known:
+        return name
+    if name and path.exists():
         return str(path.absolute())
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or is_file_name(name):
-        raise InputError(f"{key}: nothing lies at {name}: give an existing path, or a hub id")
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) or path.suffix in WEIGHT_FILES:
+        hint = f"; {nearest(name, known)}" if known else ""
+        raise InputError(f"{key}: nothing lies at {name!r}: give a path, or a hub id of the form owner/name{hint}")
     return name
-
-
-def is_file_name(name: str) -> bool:
-    """Whether ``name`` is that of a file of weights, and no folder or hub id."""
-    return Path(name).suffix in (".pth", ".pt", ".ckpt", ".safetensors")
 
 
 def _architecture(name: str, config: dict[str, Any] | None) -> Any:
@@ -169,12 +175,14 @@ def _architecture(name: str, config: dict[str, Any] | None) -> Any:
 
     config = config or ARCHITECTURES.get(name)
     try:
-        if config is None:
-            return AutoConfig.from_pretrained(name, local_files_only=Path(name).is_dir())
-        return AutoConfig.for_model(**config)
+        if config is not None:
+            return AutoConfig.for_model(**config)
+        name = locate("model.backbone", name, ARCHITECTURES)
+        return AutoConfig.from_pretrained(name, local_files_only=Path(name).is_dir())
     except (OSError, ValueError) as error:
-        hint = nearest(name, ARCHITECTURES)
-        raise InputError(f"model.backbone {name!r} is no folder or hub id with a model ({hint})") from error
+        raise InputError(
+            f"model.backbone {name!r} is no folder in the transformers format, and no hub id that can be reached"
+        ) from error
 
 
 def _load(kind: Any, settings: Any, source: str) -> nn.Module:
@@ -191,7 +199,8 @@ def _load(kind: Any, settings: Any, source: str) -> nn.Module:
         raise InputError(f"model.pretrained: no weights can be read from {source!r}: {_first_line(error)}") from error
     wrong = [entry[0] for entry in found["mismatched_keys"]]
     # The norms that transformers adds where a pyramid is taken from a classifier are new in every checkpoint.
-    wrong += [key for key in found["missing_keys"] if not key.startswith("hidden_states_norms.")]
+    new = "hidden_states_norms.", "num_batches_tracked"
+    wrong += [key for key in found["missing_keys"] if not key.startswith(new[0]) and not key.endswith(new[1])]
     if wrong:
         raise InputError(
             f"model.pretrained: {source!r} does not fit model.backbone: {len(wrong)} weights are missing or of another "

@@ -39,8 +39,8 @@ class ModelConfig:
     decoder: Literal["fusion", "deeplabv2", "deeplabv3plus", "segformer"] = "fusion"
     """fusion is small and needs no batch statistics; the others are those of the papers."""
     decoder_width: int | None = None
-    """Channels inside the decoder, a multiple of 8; null: 64 in fusion, 512 in deeplabv3plus, in segformer 256, or 768
-    with mit-b2 and larger; deeplabv2 has none."""
+    """Channels inside the decoder, a multiple of 8; null: 64 in fusion, 512 in deeplabv3plus, in segformer 768, or 256
+    over backbones of at most 8 blocks (mit-b0, mit-b1); deeplabv2 has none."""
     geometry: Literal["hyperbolic", "euclidean"] = "hyperbolic"
     """Space of the embedding."""
     curvature: float = 1.0
@@ -76,7 +76,7 @@ def located(config: ModelConfig) -> ModelConfig:
     """
     return replace(
         config,
-        backbone=locate("model.backbone", config.backbone),
+        backbone=locate("model.backbone", config.backbone, ARCHITECTURES),
         pretrained=config.pretrained and locate("model.pretrained", config.pretrained),
     )
 

@@ -13,9 +13,8 @@ STEM_STRIDE = 4
 def dilate(model: nn.Module, output_stride: int) -> None:
     """Changes a transformers ResNet in place so that its coarsest features have ``output_stride``; weights stay.
 
-    Stages that would go beyond lose their stride, and the convolutions after it are dilated by as much (Chen et al.
-    2017). The first block of such a stage still sees its input at the dilation before, as in the ResNets of torchvision
-    and of the official HALO code.
+    Stages that would go beyond lose their stride, and the convolutions that follow it are dilated by as much (Chen et
+    al. 2017), as in the ResNets of torchvision and of the official HALO code.
 
     Raises:
         InputError: ``model`` is no ResNet.
@@ -27,18 +26,15 @@ def dilate(model: nn.Module, output_stride: int) -> None:
         )
     stride, dilation = STEM_STRIDE, 1
     for stage in model.encoder.stages:  # type: ignore[union-attr]
-        before = dilation
-        for number, block in enumerate(stage.layers):
-            convolutions = [m for m in block.modules() if isinstance(m, nn.Conv2d)]
-            if number == 0:
-                step = max(m.stride[0] for m in convolutions)
-                if stride * step > output_stride:
-                    dilation *= step
-                    for convolution in convolutions:
-                        convolution.stride = (1, 1)
-                else:
-                    stride *= step
-            for convolution in convolutions:
-                if convolution.kernel_size == (3, 3):
-                    reach = before if number == 0 else dilation
-                    convolution.dilation = convolution.padding = (reach, reach)
+        convolutions = [m for m in stage.modules() if isinstance(m, nn.Conv2d)]
+        step = max(m.stride[0] for m in convolutions)
+        if stride * step <= output_stride:
+            stride, step = stride * step, 1
+        for convolution in convolutions:
+            # What had a stride still reads its input as densely as before; the rest follows it.
+            reach = dilation if convolution.stride[0] > 1 else dilation * step
+            if step > 1:
+                convolution.stride = (1, 1)
+            if convolution.kernel_size == (3, 3):
+                convolution.dilation = convolution.padding = (reach, reach)
+        dilation *= step

@@ -66,9 +66,10 @@ def load_pretrained(model: nn.Module, path: str) -> None:
     if isinstance(lightning, Mapping):
         state = {half: _below(lightning, f"{half}.") for half in _OFFICIAL}
     if all(isinstance(state.get(half), Mapping) and state[half] for half in _OFFICIAL):
-        weights = _renamed(_below(state["feature_extractor"], "backbone."), _RESNET, "backbone.model.")
-        weights |= _renamed(state["classifier"], _DEEPLAB, "")
-        _fill(model, weights, path, "the official checkpoints need the settings that they were trained with")
+        extractor, classifier = _below(state["feature_extractor"], "backbone."), _below(state["classifier"], "")
+        names = _names(extractor, _RESNET, "backbone.model.") | _names(classifier, _DEEPLAB, "")
+        hint = "an official checkpoint needs the settings that it was trained with, such as model.hfr and the class set"
+        _fill(model, extractor | classifier, names, path, hint)
     elif "conv1.weight" in state and "layer1.0.conv1.weight" in state:
         weights = {key: value for key, value in state.items() if not key.startswith("fc.")}
         # Files from before PyTorch 0.4.1 lack the counters, by which a live norm's state is known.
@@ -77,8 +78,8 @@ def load_pretrained(model: nn.Module, path: str) -> None:
             for key in weights
             if key.endswith(".running_var")
         }
-        backbone: nn.Module = model.get_submodule("backbone.model")
-        _fill(backbone, _renamed(weights, _RESNET, ""), path, "it needs model.backbone resnet-50 or resnet-101")
+        hint = "torchvision's weights need model.backbone resnet-50 or resnet-101"
+        _fill(model.get_submodule("backbone"), weights, _names(weights, _RESNET, "model."), path, hint)
     else:
         raise InputError(
             f"model.pretrained: {path} holds neither a torchvision ResNet nor an official HALO checkpoint, but keys "
@@ -124,32 +125,36 @@ def _below(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return {key.removeprefix(prefix): value for key, value in plain.items() if key.startswith(prefix)}
 
 
-def _renamed(state: Mapping[str, Tensor], rules: Iterable[tuple[str, str]], prefix: str) -> dict[str, Tensor]:
-    """``state`` under our names; a key that no rule knows keeps its own, to be reported."""
-    out = {}
-    for key, value in state.items():
+def _names(keys: Iterable[str], rules: Iterable[tuple[str, str]], prefix: str) -> dict[str, str]:
+    """Our name for each of ``keys``; one that no rule knows keeps its own, to be reported."""
+    out = {key: key for key in keys}
+    for key in out:
         for pattern, name in rules:
             if found := re.match(pattern, key):
-                numbers = [int(number) for number in found.groups()]
-                ours = re.sub(r"\{(\d)(-1)?\}", lambda m, n=numbers: str(n[int(m[1])] - bool(m[2])), name)  # type: ignore[misc]
-                key = f"{prefix}{ours}{key[found.end() :]}"
+                for index, number in enumerate(map(int, found.groups())):
+                    name = name.replace(f"{{{index}}}", str(number)).replace(f"{{{index}-1}}", str(number - 1))
+                out[key] = f"{prefix}{name}{key[found.end() :]}"
                 break
-        out[key] = value
     return out
 
 
-def _fill(module: nn.Module, weights: dict[str, Tensor], path: str, hint: str) -> None:
-    """Loads ``weights`` into ``module``: every one, and all that it has but counters of batches."""
-    ours = module.state_dict()
-    counters = ".num_batches_tracked"
-    missing = [key for key in ours if key not in weights and not key.endswith(counters)]
-    surplus = [key for key in weights if key not in ours and not key.endswith(counters)]
-    other = [key for key in weights if key in ours and weights[key].shape != ours[key].shape]
+def _fill(module: nn.Module, weights: dict[str, Tensor], names: dict[str, str], path: str, hint: str) -> None:
+    """Loads ``weights`` into ``module`` under ``names``: every one, and all that it has but counters of batches."""
+    ours, counter = module.state_dict(), ".num_batches_tracked"
+    placed = {name: weights[key] for key, name in names.items()}
+    found = (
+        ("are missing", [name for name in ours if name not in placed and not name.endswith(counter)]),
+        ("have no place", [key for key, name in names.items() if name not in ours and not name.endswith(counter)]),
+        (
+            "have another shape",
+            [key for key, name in names.items() if name in ours and ours[name].shape != weights[key].shape],
+        ),
+    )
     problems = [
         f"{len(keys)} {what} ({', '.join(sorted(keys)[:3])}{', ...' if len(keys) > 3 else ''})"
-        for what, keys in (("are missing", missing), ("have no place", surplus), ("have another shape", other))
+        for what, keys in found
         if keys
     ]
     if problems:
         raise InputError(f"model.pretrained: weights of {path} do not fit: {'; '.join(problems)}; {hint}")
-    module.load_state_dict(weights, strict=False)
+    module.load_state_dict(placed, strict=False)

@@ -5,15 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from halo_ray.checkpoint import load_model, weights_checksum, write_checkpoint
 from halo_ray.errors import InputError
-from halo_ray.models.backbones import build_backbone, locate_backbone
-from halo_ray.models.build import ModelConfig, build_model, describe_model, rebuild_model
+from halo_ray.models.build import ModelConfig, build_model, describe_model, located, rebuild_model
 from halo_ray.storage import Storage
 
 MOBILENET = Path(__file__).parents[3] / "shared/weights/mobilenet_v2_imagenet"
 SMALL = ModelConfig(embedding=8, decoder_width=16)
+DECODERS = {"fusion": 4, "deeplabv2": 32, "deeplabv3plus": 4, "segformer": 4}
+"""With the strides of their outputs, over a backbone of strides 4 to 32."""
 
 
 def images(seed: int = 0) -> torch.Tensor:
@@ -21,25 +23,72 @@ def images(seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("geometry", ["hyperbolic", "euclidean"])
-def test_logits_and_embedding_at_stride_four(geometry: str) -> None:
-    model = build_model(replace(SMALL, geometry=geometry, curvature=2.0), 5).eval()
-    with torch.no_grad():
-        said = model(images())
-    assert said.logits.shape == (2, 5, 16, 24)
-    assert said.embedding.shape == (2, 8, 16, 24)
+@pytest.mark.parametrize("hfr", ["off", "official", "resolution-free"])
+@pytest.mark.parametrize(("decoder", "stride"), DECODERS.items())
+def test_logits_and_embedding_at_the_decoders_stride(decoder: str, stride: int, hfr: str, geometry: str) -> None:
+    width = None if decoder == "deeplabv2" else 16
+    config = replace(SMALL, decoder=decoder, decoder_width=width, hfr=hfr, geometry=geometry, curvature=2.0)
+    model = build_model(config, 5)
+    said = model(images())
+    assert said.logits.shape == (2, 5, 64 // stride, 96 // stride)
+    assert said.embedding.shape == (2, 8, 64 // stride, 96 // stride)
+    assert model.curvature == (2.0 if geometry == "hyperbolic" else 0.0)
     if geometry == "hyperbolic":
         assert float(said.embedding.norm(dim=1).max()) < 1 / 2**0.5
-    assert model.curvature == (2.0 if geometry == "hyperbolic" else 0.0)
+        expected = model.head.classifier(said.embedding)
+    else:
+        weight, bias = model.head.classifier.weight[:, :, 0, 0], model.head.classifier.bias
+        expected = torch.einsum("ndhw,cd->nchw", said.embedding, weight) + bias[:, None, None]
+    torch.testing.assert_close(said.logits, expected)
+    said.logits.square().sum().backward()
+    # A parameter that wants a gradient and gets none makes data-parallel training fail.
+    assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
 
 
-def test_pyramid_is_what_the_backbone_gives() -> None:
-    backbone = build_backbone("resnet-tiny", frozen=False).eval()
+def test_the_resolution_free_embedding_keeps_its_scale() -> None:
+    models = {hfr: build_model(replace(SMALL, hfr=hfr), 5).eval() for hfr in ("official", "resolution-free")}
+    models["resolution-free"].load_state_dict(models["official"].state_dict())
+    # The channels' weights are held, since they too depend on what an image shows.
+    for model in models.values():
+        model.reweighting.weigh.weight.data.zero_()
+        model.reweighting.weigh.bias.data.fill_(0.1)
+    small, large = images()[:, :32, :48], images()
+
+    def length(hfr: str, x: torch.Tensor) -> float:
+        """Root mean square over the pixels of the tangent vectors' lengths."""
+        with torch.no_grad():
+            return float(torch.atanh(models[hfr](x).embedding.norm(dim=1)).square().mean().sqrt())
+
+    assert length("official", large) == pytest.approx(length("official", small) / 2, rel=1e-3)
+    assert length("resolution-free", large) == pytest.approx(length("resolution-free", small), rel=1e-3)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_the_hyperbolic_part_is_float32_under_autocast(decoder: str) -> None:
+    width = None if decoder == "deeplabv2" else 16
+    model = build_model(replace(SMALL, decoder=decoder, decoder_width=width, hfr="official"), 5)
+    vectors: list[torch.dtype] = []
+    model.decoder.register_forward_hook(lambda *call: vectors.append(call[2].dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        said = model(images())
+        said.logits.square().mean().backward()
+    assert vectors == [torch.bfloat16]
+    assert (said.logits.dtype, said.embedding.dtype) == (torch.float32, torch.float32)
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+    # From the same vectors, the head says the same to the last bit without autocast.
     with torch.no_grad():
-        maps = backbone(torch.zeros(1, 3, 64, 128))
-    assert backbone.strides == [4, 8, 16, 32]
-    assert [tuple(m.shape[1:]) for m in maps] == [
-        (c, 64 // s, 128 // s) for c, s in zip(backbone.channels, backbone.strides, strict=True)
-    ]
+        assert torch.equal(model.head.classifier(said.embedding), said.logits)
+
+
+def test_frozen_batch_norms_are_those_of_backbone_and_decoder() -> None:
+    config = replace(SMALL, decoder="deeplabv3plus", hfr="official", frozen_batch_norm=True)
+    model = build_model(config, 5).train()
+    before = {key: value.clone() for key, value in model.named_buffers()}
+    model(images()).logits.sum().backward()
+    moved = {key for key, value in model.named_buffers() if not torch.equal(before[key], value)}
+    # That of the feature reweighting is a live one, as in the official code.
+    assert moved == {f"reweighting.norm.{key}" for key in ("running_mean", "running_var", "num_batches_tracked")}
+    assert not any("normalization" in name for name, _ in model.named_parameters())
 
 
 def test_a_frozen_backbone_keeps_weights_and_statistics_in_training() -> None:
@@ -51,9 +100,18 @@ def test_a_frozen_backbone_keeps_weights_and_statistics_in_training() -> None:
     assert all(torch.equal(before[key], value) for key, value in model.backbone.state_dict().items())
 
 
-@pytest.mark.parametrize("geometry", ["hyperbolic", "euclidean"])
-def test_checkpoint_says_the_same_as_the_model(geometry: str, tmp_path: Path) -> None:
-    config = replace(SMALL, geometry=geometry, curvature=0.5)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"geometry": "euclidean"},
+        {"decoder": "deeplabv3plus", "output_stride": 8, "hfr": "official", "frozen_batch_norm": True},
+        {"decoder": "segformer", "backbone": "mit-b0", "hfr": "resolution-free"},
+        {"decoder": "deeplabv2", "decoder_width": None, "backbone": "mobilenet-v2", "output_stride": 16},
+    ],
+)
+def test_checkpoint_says_the_same_as_the_model(settings: dict, tmp_path: Path) -> None:
+    config = replace(SMALL, curvature=0.5, **settings)
     model = build_model(config, 5)
     model(images(1))  # moves the batch norms' statistics
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -71,23 +129,15 @@ def test_checkpoint_says_the_same_as_the_model(geometry: str, tmp_path: Path) ->
     assert weights_checksum(storage, "one") != weights_checksum(storage, "two")
 
 
-@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/model", "a/b/c"])
-def test_a_folder_that_is_not_there_is_named(name: str) -> None:
-    with pytest.raises(InputError, match=r"model\.backbone.*" + name):
-        locate_backbone(name)
-
-
-def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"model\.backbone"):
-        build_backbone(str(tmp_path), frozen=False)
-
-
 @pytest.mark.parametrize(
     ("settings", "key"),
     [
         ({"curvature": 0.0}, "curvature"),
         ({"curvature": float("inf")}, "curvature"),
         ({"embedding": 1}, "embedding"),
+        ({"curvature": -1.0}, "curvature"),
+        ({"curvature": float("nan")}, "curvature"),
+        ({"embedding": 0}, "embedding"),
         ({"decoder_width": 12}, "decoder_width"),
         ({"pixel_std": (1.0, 0.0, 1.0)}, "pixel_std"),
     ],
@@ -97,24 +147,56 @@ def test_a_wrong_setting_is_named(settings: dict, key: str) -> None:
         ModelConfig(**settings)
 
 
-@pytest.mark.skipif(not MOBILENET.is_dir(), reason=f"no ImageNet weights at {MOBILENET}")
-def test_imagenet_mobilenet_is_loaded_with_its_weights() -> None:
-    from safetensors.torch import load_file
+def test_a_width_that_nothing_uses_is_named() -> None:
+    with pytest.raises(InputError, match=r"model\.decoder_width: deeplabv2"):
+        ModelConfig(decoder="deeplabv2", decoder_width=64)
 
-    backbone = build_backbone(str(MOBILENET), frozen=True)
+
+def test_files_are_located_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "net").mkdir()
+    (tmp_path / "weights.pth").touch()
+    monkeypatch.chdir(tmp_path)
+    config = located(ModelConfig(backbone="net", pretrained="weights.pth"))
+    assert (config.backbone, config.pretrained) == (str(tmp_path / "net"), str(tmp_path / "weights.pth"))
+    assert located(ModelConfig()) == ModelConfig()
+    with pytest.raises(InputError, match=r"model\.pretrained: nothing lies at 'elsewhere\.pth'"):
+        located(ModelConfig(pretrained="elsewhere.pth"))
+    with pytest.raises(InputError, match=r"model\.backbone: nothing lies at 'resnet50'.*resnet-50"):
+        located(ModelConfig(backbone="resnet50"))
+
+
+@pytest.mark.parametrize("geometry", ["hyperbolic", "euclidean"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_a_number_never_leaves_the_network_in_evaluation(geometry: str, value: float) -> None:
+    model = build_model(replace(SMALL, geometry=geometry), 5).eval()
+    with torch.no_grad():
+        model.decoder.embed.bias[3] = value
+        with pytest.raises(InputError, match=r"the embedding holds (nan|inf) at index \[0, \d, 0, 0\]"):
+            model(images())
+        model.decoder.embed.bias[3] = 0
+        model.head.classifier.normals.fill_(value) if geometry == "hyperbolic" else model.head.classifier.bias.fill_(
+            value
+        )
+        with pytest.raises(InputError, match=r"the logits holds? (nan|inf)"):
+            model(images())
+
+
+def test_images_smaller_than_the_output_stride_name_the_setting() -> None:
+    with pytest.raises(InputError, match=r"images of 96x16 pixels .* data\.width and data\.height"):
+        build_model(SMALL, 5)(images()[:, :16])
+
+
+@pytest.mark.skipif(not MOBILENET.is_dir(), reason=f"no ImageNet weights at {MOBILENET}")
+@pytest.mark.parametrize("named", ["backbone", "pretrained"])
+def test_a_folder_gives_its_weights_as_backbone_and_as_pretrained(named: str) -> None:
+    config = ModelConfig(**{"backbone": "mobilenet-v2", named: str(MOBILENET)})
+    state = build_model(config, 5).backbone.model.state_dict()
     stored = load_file(MOBILENET / "model.safetensors")
-    loaded = backbone.model.state_dict()
-    assert set(stored) == set(loaded)
-    assert all(torch.equal(stored[key], loaded[key]) for key in stored)
-    assert backbone.strides == [4, 8, 16, 32]
-    assert backbone.channels == [24, 32, 96, 320]  # the last block of each stride, Sandler et al. 2018, table 2
+    assert all(torch.equal(stored[key], state[key]) for key in stored)
 
 
 @pytest.mark.skipif(not MOBILENET.is_dir(), reason=f"no ImageNet weights at {MOBILENET}")
 def test_what_lies_behind_the_last_feature_map_is_not_trained() -> None:
-    backbone = build_backbone(str(MOBILENET), frozen=False)
-    sum(m.sum() for m in backbone(torch.rand(1, 3, 64, 64))).backward()
-    # A parameter that wants a gradient and gets none makes data-parallel training fail.
-    assert all((p.grad is not None) == p.requires_grad for p in backbone.parameters())
-    assert not any(p.requires_grad for p in backbone.model.conv_1x1.parameters())
-    assert all(p.requires_grad for p in backbone.model.layer.parameters())
+    model = build_model(ModelConfig(backbone=str(MOBILENET), decoder_width=16), 5)
+    assert not any(p.requires_grad for p in model.backbone.model.conv_1x1.parameters())
+    assert all(p.requires_grad for p in model.backbone.model.layer.parameters())
