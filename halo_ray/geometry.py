@@ -183,9 +183,10 @@ def check_finite(name: str, values: Tensor) -> None:
     finite = values.isfinite()
     if not finite.all():
         place = (~finite).nonzero()[0].tolist()
+        value, shape = values[tuple(place)].item(), list(values.shape)
         raise InputError(
-            f"{name} holds {values[tuple(place)].item()} at index {place} of shape {list(values.shape)}: the weights "
-            "or the image are broken; a lower training.learning_rate keeps training from diverging"
+            f"{value} in {name}, at index {place} of shape {shape}: the weights or the image are broken; a lower "
+            "training.learning_rate keeps training from diverging"
         )
 
 

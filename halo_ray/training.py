@@ -64,7 +64,7 @@ class TrainingConfig:
     round_learning_rate: float = 1e-3
     """Largest learning rate of the backbone in a round."""
     head_factor: float = 1.0
-    """The decoder and the classifier learn so many times as fast."""
+    """The decoder, the feature reweighting and the classifier learn so many times as fast."""
     weight_decay: float = 1e-4
     """L2 weight decay."""
     warmup_steps: int = 20
@@ -245,16 +245,11 @@ def _start(job: TrainJob) -> Segmenter:
 
 def _optimizer(model: Segmenter, job: TrainJob) -> torch.optim.Optimizer:
     """Riemannian, so that the classifier's points stay on the ball; continues where the checkpoint stopped."""
-    rates = (
-        (model.backbone, job.learning_rate),
-        (model.decoder, job.learning_rate * job.training.head_factor),
-        (model.head, job.learning_rate * job.training.head_factor),
-    )
-    groups = [
-        {"params": [p for p in part.parameters() if p.requires_grad], "lr": rate, "base_lr": rate}
-        for part, rate in rates
-    ]
-    groups = [group for group in groups if group["params"]]
+    groups: list[dict[str, Any]] = []
+    for name, part in model.named_children():
+        rate = job.learning_rate * (1 if name == "backbone" else job.training.head_factor)
+        trained = [p for p in part.parameters() if p.requires_grad]
+        groups += [{"params": trained, "lr": rate, "base_lr": rate}] if trained else []
     decay = job.training.weight_decay
     optimizer: torch.optim.Optimizer
     if job.training.optimizer == "adam":

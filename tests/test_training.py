@@ -50,6 +50,38 @@ def test_training_again_gives_the_same_weights(configure: Callable[[], Config]) 
     assert difference(weights(config, "one"), weights(config, "other")) == 0
 
 
+def test_all_but_the_backbone_learns_faster_by_the_factor(configure: Callable[[], Config]) -> None:
+    config = configure()
+    model = replace(config.model, decoder="deeplabv3plus", hfr="official", frozen_batch_norm=True)
+    training = replace(config.training, optimizer="sgd", pretrain_steps=1, learning_rate=1e-3, weight_decay=0.0)
+
+    def trained(name: str, **settings: float) -> dict[str, torch.Tensor]:
+        return weights(replace(config, model=model, training=replace(training, **settings)), name)
+
+    start, slow, fast = trained("start", learning_rate=1e-12), trained("slow"), trained("fast", head_factor=10.0)
+    for part, factor in (("backbone", 1), ("decoder", 10), ("reweighting", 10), ("head", 10)):
+        keys = [key for key in start if key.startswith(f"{part}.") and start[key].is_floating_point()]
+        keys = [key for key in keys if "running" not in key]
+        moved = [
+            sum(float((after[key] - start[key]).double().square().sum()) for key in keys) ** 0.5
+            for after in (slow, fast)
+        ]
+        assert moved[0] > 0, part
+        assert moved[1] / moved[0] == pytest.approx(factor, rel=0.02), part
+
+
+def test_data_parallel_training_waits_for_no_unused_weight(configure: Callable[[], Config]) -> None:
+    config = configure()
+    # MobileNetV2's last convolution lies behind its last feature map, and so behind the logits.
+    config = replace(
+        config,
+        model=replace(config.model, backbone="mobilenet-v2", decoder="deeplabv3plus", hfr="official", output_stride=16),
+        execution=replace(config.execution, num_workers=2),
+    )
+    trained = weights(config)
+    assert all(value.isfinite().all() for value in trained.values())
+
+
 def test_a_loss_that_explodes_is_said_in_one_sentence(configure: Callable[[], Config]) -> None:
     config = configure()
     config = replace(config, training=replace(config.training, optimizer="sgd", learning_rate=1e30, pretrain_steps=30))

@@ -58,7 +58,7 @@ def benchmark_model(settings: ModelBenchmark) -> Iterator[str]:
     torch.set_num_threads(settings.threads)
     torch.manual_seed(0)
     machine = f"device {settings.device}, {settings.threads} threads, torch {torch.__version__}"
-    yield f"{machine}; medians of {settings.repeats}"
+    yield f"{machine}; medians of {settings.repeats} repetitions, ratios of the times within each"
     yield from _upsampled_radius(settings)
     yield from _head(settings)
     for backbone in settings.backbones:

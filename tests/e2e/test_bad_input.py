@@ -78,6 +78,19 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], list[str], list[str]]] = {
     "output below a file": (lambda root: None, ["--output_dir=/etc/hostname/run"], ["output_dir", "/etc/hostname/run"]),
     "unknown class set": (lambda root: None, ["--data.class_set=camvid"], ["data.class_set", "camvid11"]),
     "no backbone": (lambda root: None, ["--model.backbone=./nowhere"], ["model.backbone", "./nowhere"]),
+    "misspelt backbone": (lambda root: None, ["--model.backbone=resnet50"], ["model.backbone", "'resnet-50'"]),
+    "no pretrained weights": (
+        lambda root: None, ["--model.pretrained=weights.pth"], ["model.pretrained", "weights.pth"]
+    ),
+    "flat curvature": (lambda root: None, ["--model.curvature=0"], ["model.curvature", "0"]),
+    "curvature that is no number": (lambda root: None, ["--model.curvature=.nan"], ["model.curvature", "nan"]),
+    "embedding on a line": (lambda root: None, ["--model.embedding=1"], ["model.embedding", "at least 2"]),
+    "image smaller than the output stride": (
+        lambda root: None, ["--data.height=16"], ["16 pixels", "output stride 32", "data.height"]
+    ),
+    "backbone without a dilated form": (
+        lambda root: None, ["--model.backbone=mit-b0", "--model.output_stride=8"], ["model.output_stride", "segformer"]
+    ),
     "unknown reader": (lambda root: None, ["--data.pool.reader=foldr"], ["data.pool.reader", "'folder'"]),
     "batch that workers cannot share": (
         lambda root: None,
