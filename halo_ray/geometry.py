@@ -191,7 +191,8 @@ def check_finite(name: str, values: Tensor) -> None:
 
 
 def _k(curvature: float, like: Tensor) -> Tensor:
-    return torch.tensor(-check_curvature(curvature), dtype=like.dtype, device=like.device)
+    # full, not tensor: that would wait for the device to copy a number to it.
+    return torch.full((), -check_curvature(curvature), dtype=like.dtype, device=like.device)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -137,14 +137,12 @@ def train_loop_per_worker(job: TrainJob) -> None:
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             job.board.set.remote(rank, step + 1)
-    directory = tempfile.mkdtemp(prefix="halo_ray-")
+    checkpoint = None
     if rank == 0:
+        directory = tempfile.mkdtemp(prefix="halo_ray-")
         write_checkpoint(Path(directory), description, model, optimizer)
-    ray.train.report(
-        {"loss": loss.item()},
-        checkpoint=Checkpoint(directory) if rank == 0 else None,
-        delete_local_checkpoint_after_upload=True,
-    )
+        checkpoint = Checkpoint(directory)
+    ray.train.report({"loss": loss.item()}, checkpoint=checkpoint, delete_local_checkpoint_after_upload=True)
 
 
 def check_workers(config: TrainingConfig, workers: int) -> None:

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """A batch norm in evaluation mode for ever: one multiplication and one addition for each channel.
+    """A batch norm that is always in evaluation mode.
 
     There is no epsilon, as in the official HALO code: freezing a live norm adds its epsilon to the variance, so that
     the function stays the same. A live norm's state, known by its num_batches_tracked, may be loaded; it is treated so.
@@ -32,9 +33,7 @@ class FrozenBatchNorm2d(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Normalized maps (N, channels, h, w)."""
-        scale = self.weight * self.running_var.rsqrt()
-        shift = self.bias - self.running_mean * scale
-        return torch.addcmul(shift[:, None, None], maps, scale[:, None, None])
+        return F.batch_norm(maps, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=0.0)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         if state_dict.pop(f"{prefix}num_batches_tracked", None) is not None and f"{prefix}running_var" in state_dict:
