@@ -26,6 +26,9 @@ MLR_BOUNDARY_EPS = 1e-3
 TILE_ROWS = 128
 """Output rows that upsampled_radius computes at once; bounds its extra memory."""
 
+CHANNELS_AT_ONCE = 8
+"""Channels whose inner products upsampled_radius takes at once; the same."""
+
 
 def exp0(v: Tensor, curvature: float, dim: int = 1) -> Tensor:
     """Exponential map at the origin, tanh(√c‖v‖)/(√c‖v‖) · v, projected into the ball.
@@ -65,7 +68,8 @@ def max_radius(curvature: float, dtype: torch.dtype) -> float:
 def upsampled_radius(h: Tensor, size: tuple[int, int], curvature: float) -> Tensor:
     """Radius of the bilinearly interpolated embedding (align_corners=True), without interpolating D channels.
 
-    ‖Σ wᵢeᵢ‖² = Σᵢⱼ wᵢwⱼ⟨eᵢ,eⱼ⟩ over the four corners of a cell, so inner-product maps at low resolution suffice.
+    ‖Σ wᵢeᵢ‖² = Σᵢⱼ wᵢwⱼ⟨eᵢ,eⱼ⟩ over the four corners of a cell, so inner-product maps at low resolution suffice. They
+    are float64: between opposite neighbours the sum almost vanishes, and its root would keep half of float32's digits.
 
     Args:
         h: points, (N, D, h, w).
@@ -77,33 +81,28 @@ def upsampled_radius(h: Tensor, size: tuple[int, int], curvature: float) -> Tens
     Raises:
         InputError: ``h`` holds NaN or infinity.
     """
-    check_finite("the embedding", h)
-    wide = h.to(_wide(h.dtype))
     rows, cols = h.shape[-2:]
-    # Repeating the last row and column makes every pixel lie in a cell; their weight there is zero.
-    padded = F.pad(wide, (0, 1, 0, 1), mode="replicate")
-    own = (padded * padded).sum(1)
-    beside = (padded[..., :-1] * padded[..., 1:]).sum(1)
-    below = (padded[..., :-1, :] * padded[..., 1:, :]).sum(1)
-    diagonals = (padded[..., :-1, :-1] * padded[..., 1:, 1:]).sum(1)
-    diagonals += (padded[..., :-1, 1:] * padded[..., 1:, :-1]).sum(1)
+    own, beside, below, diagonals = _inner_products(h)
+    if not own.isfinite().all():
+        check_finite("the embedding", h)
 
     # First along x: of every low-resolution row interpolated to full width, the squared norm, and the inner product
     # with the row below it.
-    x, f = _cells(size[1], cols, wide)
+    x, f = _cells(size[1], cols, own)
     left, both, right = (1 - f) ** 2, f * (1 - f), f**2
     squared = left * own[..., x] + 2 * both * beside[..., x] + right * own[..., x + 1]
     product = left * below[..., x] + both * diagonals[..., x] + right * below[..., x + 1]
 
-    y, fy = _cells(size[0], rows, wide)
-    k = _k(curvature, wide)
+    y, fy = _cells(size[0], rows, own)
+    wide = _wide(h.dtype)
+    k = _k(curvature, own).to(wide)
     out = h.new_empty(h.shape[0], *size)
     for start in range(0, size[0], TILE_ROWS):
         tile = slice(start, start + TILE_ROWS)
         i, f = y[tile], fy[tile, None]
         norm = squared[:, i].mul_((1 - f) ** 2)
         norm.addcmul_(product[:, i], 2 * f * (1 - f)).addcmul_(squared[:, i + 1], f**2)
-        out[:, tile] = ball.dist0(norm.clamp_min_(0).sqrt_().unsqueeze(1), k=k, dim=1)
+        out[:, tile] = ball.dist0(norm.clamp_min_(0).sqrt_().to(wide).unsqueeze(1), k=k, dim=1)
     return out
 
 
@@ -188,6 +187,23 @@ def check_finite(name: str, values: Tensor) -> None:
             f"{value} in {name}, at index {place} of shape {shape}: the weights or the image are broken; a lower "
             "training.learning_rate keeps training from diverging"
         )
+
+
+def _inner_products(h: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of every place of (N, D, h, w) with itself, its right and its lower neighbour, and the sum over both diagonals.
+
+    float64, (N, h + 1, w + 1) and one less where neighbours are asked: the last row and column are there twice, so that
+    every pixel lies in a cell; its weight there is zero.
+    """
+    own = beside = below = diagonals = h.new_zeros((), dtype=torch.float64)
+    padded = F.pad(h, (0, 1, 0, 1), mode="replicate")
+    for start in range(0, h.shape[1], CHANNELS_AT_ONCE):
+        e = padded[:, start : start + CHANNELS_AT_ONCE].double()
+        own = own + (e * e).sum(1)
+        beside = beside + (e[..., :-1] * e[..., 1:]).sum(1)
+        below = below + (e[..., :-1, :] * e[..., 1:, :]).sum(1)
+        diagonals = diagonals + (e[..., :-1, :-1] * e[..., 1:, 1:] + e[..., :-1, 1:] * e[..., 1:, :-1]).sum(1)
+    return own, beside, below, diagonals
 
 
 def _k(curvature: float, like: Tensor) -> Tensor:
