@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from halo_ray.errors import InputError
@@ -195,7 +196,7 @@ def _load(kind: Any, settings: Any, source: str) -> nn.Module:
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"model.pretrained: no weights can be read from {source!r}: {_first_line(error)}") from error
     wrong = [entry[0] for entry in found["mismatched_keys"]]
     # The norms that transformers adds where a pyramid is taken from a classifier are new in every checkpoint.
