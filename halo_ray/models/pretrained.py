@@ -105,7 +105,9 @@ def read_weights(path: str) -> dict[str, Any]:
         with torch.serialization.safe_globals([(_Inert, name) for name in foreign]):
             tree = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError, SafetensorError, EOFError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split()).rpartition("WeightsUnpickler error: ")[2].partition(". ")[0]
+        # torch surrounds the reason with advice for programmers.
+        reason = " ".join(str(error).split()).rpartition("WeightsUnpickler error: ")[2]
+        reason = re.split(r"\. | Check the documentation", reason)[0]
         raise InputError(f"model.pretrained: {path} cannot be read as weights: {reason}") from error
     if not isinstance(tree, Mapping):
         raise InputError(f"model.pretrained: {path} holds a {type(tree).__name__}, no dictionary of weights")

@@ -182,6 +182,13 @@ def test_a_path_where_nothing_lies_is_named(name: str) -> None:
         locate("model.pretrained", name)
 
 
+def test_weights_that_were_cut_off_are_named(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:3000])
+    with pytest.raises(InputError, match=rf"model\.pretrained: no weights can be read from '{folder}': .*header"):
+        build_backbone(str(folder), weights=str(folder))
+
+
 def test_what_is_there_is_located_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "weights.pth").touch()
     monkeypatch.chdir(tmp_path)
