@@ -23,6 +23,9 @@ BOUNDARY_EPS = 1e-5
 MLR_BOUNDARY_EPS = 1e-3
 """The same for −p⊕x inside PoincareMLR, as the official implementation has it."""
 
+SMALLEST_SQUARE = 1e-30
+"""Least squared norm that upsampled_radius takes the root of: at 0 its gradient would be NaN."""
+
 TILE_ROWS = 128
 """Output rows that upsampled_radius computes at once; bounds its extra memory."""
 
@@ -60,7 +63,7 @@ def radius(h: Tensor, curvature: float, dim: int = 1) -> Tensor:
 
 
 def max_radius(curvature: float, dtype: torch.dtype) -> float:
-    """The largest radius that ``exp0`` can give in ``dtype``: that of a point at the projection margin."""
+    """The largest radius that ``exp0`` gives in ``dtype``, but for rounding: that of a point at the projection margin."""
     rim = torch.tensor([1 - _boundary(dtype)], dtype=_wide(dtype)) / math.sqrt(check_curvature(curvature))
     return float(radius(rim, curvature, dim=0))
 
@@ -102,7 +105,7 @@ def upsampled_radius(h: Tensor, size: tuple[int, int], curvature: float) -> Tens
         i, f = y[tile], fy[tile, None]
         norm = squared[:, i].mul_((1 - f) ** 2)
         norm.addcmul_(product[:, i], 2 * f * (1 - f)).addcmul_(squared[:, i + 1], f**2)
-        out[:, tile] = ball.dist0(norm.clamp_min_(0).sqrt_().to(wide).unsqueeze(1), k=k, dim=1)
+        out[:, tile] = ball.dist0(norm.clamp_min_(SMALLEST_SQUARE).sqrt_().to(wide).unsqueeze(1), k=k, dim=1)
     return out
 
 
