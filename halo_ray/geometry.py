@@ -63,7 +63,7 @@ def radius(h: Tensor, curvature: float, dim: int = 1) -> Tensor:
 
 
 def max_radius(curvature: float, dtype: torch.dtype) -> float:
-    """The largest radius that ``exp0`` gives in ``dtype``, but for rounding: that of a point at the projection margin."""
+    """The largest radius that ``exp0`` gives in ``dtype``, up to rounding: that of a point at its margin."""
     rim = torch.tensor([1 - _boundary(dtype)], dtype=_wide(dtype)) / math.sqrt(check_curvature(curvature))
     return float(radius(rim, curvature, dim=0))
 
