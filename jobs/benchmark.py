@@ -1,6 +1,6 @@
 """Measure what this machine gets, as ratios taken in one process.
 
-python jobs/benchmark.py model                     # geometry and networks; about 3 minutes on two cores
+python jobs/benchmark.py model                     # geometry and networks; about 2 minutes on two cores
 python jobs/benchmark.py model --device cuda
 """
 

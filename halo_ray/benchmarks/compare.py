@@ -25,9 +25,16 @@ class Comparison(NamedTuple):
 
 
 def compare(ours: Callable[[], object], other: Callable[[], object], *, repeats: int, device: str) -> Comparison:
-    """Times both in turn, ``repeats`` times, after one call of each that is not counted."""
-    _seconds(ours, device), _seconds(other, device)
-    pairs = [(_seconds(ours, device), _seconds(other, device)) for _ in range(repeats)]
+    """Times both, ``repeats`` times, after one call of each that is not counted; they take turns in going first."""
+    _seconds(ours, device)
+    _seconds(other, device)
+    pairs = []
+    for number in range(repeats):
+        if number % 2:
+            second, first = _seconds(other, device), _seconds(ours, device)
+        else:
+            first, second = _seconds(ours, device), _seconds(other, device)
+        pairs.append((first, second))
     return Comparison(
         ours=statistics.median(a for a, _ in pairs),
         other=statistics.median(b for _, b in pairs),
