@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from halo_ray.acquisition.budget import RoundPlan, plan_budget
+from halo_ray.acquisition.budget import RoundPlan, plan_budget, room
 from halo_ray.config import Config, config_from_yaml, config_to_yaml, identity
 from halo_ray.data.classes import ClassSet, class_set
 from halo_ray.data.manifest import SPLITS, Splits, list_splits, load_splits, save_splits, sizes
@@ -76,6 +76,7 @@ def open_experiment(config: Config) -> Iterator[Context]:
         plan = planned
         if len(planned) < config.acquisition.rounds:
             plan = plan_budget(config.acquisition, sizes(splits.pool), planned)
+            _say_what_is_too_much(plan, room(config.acquisition, sizes(splits.pool)))
         if not begun:
             save_splits(splits, storage)
             storage.write_json(_CLASSES, _as_json(classes))
@@ -105,6 +106,16 @@ def finished_rounds(config: Config) -> int | None:
 def report_stage(rounds: int) -> str:
     """The stage that ends an experiment of so many rounds."""
     return f"report-{rounds}"
+
+
+def _say_what_is_too_much(plan: list[RoundPlan], most: int) -> None:
+    wanted = sum(each.regions for each in plan)
+    if wanted > most:
+        print(
+            f"acquisition.budget asks for {wanted} regions, but the pool has room for {most} at most: all that can be "
+            "picked will be bought",
+            flush=True,
+        )
 
 
 def _begun(storage: Storage) -> bool:

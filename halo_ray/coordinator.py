@@ -2,102 +2,131 @@
 
 from __future__ import annotations
 
-import uuid
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
 import ray
-from ray.actor import ActorProxy
 
-from halo_ray.acquisition.threshold import global_cut, lower_bound
-from halo_ray.runtime import NAMESPACE
-from halo_ray.storage import Storage
+from halo_ray.acquisition.bound import Histogram, RunningBound
+from halo_ray.acquisition.threshold import Answer, Candidates, Cut, Question, Selection, Sequences
 
-CUT_COLUMNS = {"image_id": object, "y": np.uint16, "x": np.uint16, "score": np.float32}
+PARTS_AT_HOME = 16
+"""So many parts of the pool are counted in the actor itself: tasks would take longer to start."""
+
+TASKS_AT_ONCE = 32
+"""Counting tasks that may be under way, so that their answers never pile up."""
+
+
+class Report(NamedTuple):
+    """What the scoring of an image found, for one acquisition function."""
+
+    histogram: Histogram
+    """Its candidates, the image's cap applied."""
+    pruned: int
+    """The most candidates that the bound can have kept from being found."""
 
 
 class Coordinator:
     """Learns the score histogram of each image, tells the scorers what cannot be chosen any more, and makes the cut.
 
-    Its memory of histograms serves pruning alone; the cut is made from the stored candidates, so a restart of the
-    actor loses speed and nothing else.
+    What it remembers serves pruning and the audit alone; the cut is made from the stored candidates, so a restart of
+    the actor loses speed and nothing else.
 
     Args:
+        images: how many images the pool has; each is known by its row.
         regions: how many regions the round buys over the whole pool; None: all candidates (scope image).
+        sequences: with their caps; None: they have none.
+        functions: names of the acquisition functions that are scored, each with a bound of its own.
     """
 
-    def __init__(self, regions: int | None) -> None:
-        self._regions = regions
-        self._seen: set[str] = set()
-        self._bins: Counter[int] = Counter()
+    def __init__(
+        self,
+        images: int,
+        regions: int | None,
+        sequences: Sequences | None = None,
+        functions: Sequence[str] = ("halo",),
+    ) -> None:
+        self._regions, self._sequences = regions, sequences
+        self._seen = np.zeros(images, np.bool_)
+        self._bounds = {name: RunningBound(regions, sequences) for name in functions}
+        self._started: tuple[float, int] | None = None
+        self._latest = 0.0
+        self._candidates = dict.fromkeys(functions, 0)
+        self._pruned = dict.fromkeys(functions, 0)
 
-    def add(self, histograms: dict[str, dict[int, int]]) -> float:
-        """Takes score histograms by image id, the images' caps applied; a repeated image counts once.
+    def add(self, messages: Mapping[int, Mapping[str, Report]]) -> dict[str, float]:
+        """Takes what was found in images, by row and function; a repeated image counts once.
 
         Returns:
-            The bound that now holds, as bound().
+            The bounds that now hold, as bounds().
         """
-        for image_id, bins in histograms.items():
-            if image_id not in self._seen:
-                self._seen.add(image_id)
-                self._bins.update(bins)
-        return self.bound()
+        for row, functions in messages.items():
+            if self._seen[row]:
+                continue
+            self._seen[row] = True
+            for name, report in functions.items():
+                self._bounds[name].add(row, report.histogram)
+                self._candidates[name] += int(report.histogram.counts.sum())
+                self._pruned[name] += report.pruned
+        self._latest = time.monotonic()
+        if self._started is None:
+            self._started = self._latest, self.images()
+        return self.bounds()
 
-    def bound(self) -> float:
-        """A score that no chosen candidate can lie under; −inf while that is not known."""
-        return float("-inf") if self._regions is None else lower_bound(self._bins, self._regions)
+    def bounds(self) -> dict[str, float]:
+        """Of each function a score that no chosen candidate can lie under; −inf while that is not known."""
+        return {name: bound.score for name, bound in self._bounds.items()}
 
     def images(self) -> int:
         """How many images have been scored."""
-        return len(self._seen)
+        return int(self._seen.sum())
 
-    def select(self, storage_uri: str, candidates: str) -> dict[str, Any]:
-        """The exact selection from the candidate files in the directory ``candidates`` of a storage.
+    def images_per_second(self) -> float | None:
+        """How fast images were scored since the first report; None before the second."""
+        if self._started is None or self._latest == self._started[0]:
+            return None
+        return (self.images() - self._started[1]) / (self._latest - self._started[0])
 
-        Returns:
-            JSON-able: ``regions`` chosen, ``candidates`` stored, ``cut`` (score, image_id, y, x of the last chosen
-            one; ties go by image_id, y, x rising), and ``counts``, the number chosen in each image that has any. The
-            chosen ones of an image are the first in its own picking order.
-        """
-        storage = Storage(storage_uri)
-        # An empty part, because a pool without any candidate leaves no file.
-        parts, stored, bound = [{name: np.empty(0, kind) for name, kind in CUT_COLUMNS.items()}], 0, self.bound()
-        for path in storage.files(candidates):
-            table = pq.read_table(path, filesystem=storage.filesystem, columns=list(CUT_COLUMNS))
-            stored += table.num_rows
-            keep = table["score"].to_numpy() >= np.float32(bound)
-            parts.append({name: table[name].to_numpy(zero_copy_only=False)[keep] for name in CUT_COLUMNS})
-        columns = {name: np.concatenate([part[name] for part in parts]) for name in CUT_COLUMNS}
-        cut, chosen = global_cut(
-            columns["score"],
-            columns["image_id"],
-            columns["y"].astype(np.int64),
-            columns["x"].astype(np.int64),
-            stored if self._regions is None else self._regions,
-        )
-        ids, counts = np.unique(columns["image_id"][chosen].astype(str), return_counts=True)
+    def audit(self) -> dict[str, dict[str, Any]]:
+        """Of each function: images that reported, candidates that they had, the most that the bound kept away."""
         return {
-            "regions": int(chosen.sum()),
-            "candidates": stored,
-            "cut": None if cut is None else vars(cut),
-            "counts": {str(image_id): int(count) for image_id, count in zip(ids, counts, strict=True)},
+            name: {
+                "images": self.images(),
+                "candidates": self._candidates[name],
+                "pruned_at_most": self._pruned[name],
+                "bound": None if np.isneginf(bound.score) else bound.score,
+            }
+            for name, bound in self._bounds.items()
         }
 
+    def select(self, read: Callable[[Any], Candidates], parts: Sequence[Any]) -> Selection:
+        """The exact selection from all candidates.
 
-@contextmanager
-def coordinator(experiment: str, round_number: int, regions: int | None) -> Iterator[ActorProxy[Coordinator]]:
-    """A coordinator for one attempt at a stage of a round; it outlives the failure of its process, not the stage.
+        Args:
+            read: gives the candidates of a part; called up to three times for each, in tasks.
+            parts: whatever names the parts of the pool, such as files.
+        """
+        return Cut(len(self._seen), self._regions, self._sequences).run(lambda question: _ask(question, read, parts))
 
-    Every attempt has a name of its own: what another one left must not prune this one's candidates.
-    """
-    name = f"coordinator/{experiment}/{round_number}/{uuid.uuid4().hex[:8]}"
-    options = {"name": name, "namespace": NAMESPACE, "num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
-    actor = ray.remote(Coordinator).options(**options).remote(regions)
-    try:
-        yield actor
-    finally:
-        ray.kill(actor)
+
+def _ask(question: Question, read: Callable[[Any], Candidates], parts: Sequence[Any]) -> Iterator[Answer]:
+    """The answers of all parts, in any order."""
+    if len(parts) <= PARTS_AT_HOME:
+        yield from (question.answer(read(part)) for part in parts)
+        return
+    task, asked, reader = ray.remote(_answer), ray.put(question), ray.put(read)
+    waiting: list[Any] = []
+    for part in parts:
+        if len(waiting) == TASKS_AT_ONCE:
+            ready, waiting = ray.wait(waiting)
+            yield from ray.get(ready)
+        waiting.append(task.remote(asked, reader, part))
+    while waiting:
+        ready, waiting = ray.wait(waiting)
+        yield from ray.get(ready)
+
+
+def _answer(question: Question, read: Callable[[Any], Candidates], part: Any) -> Answer:
+    return question.answer(read(part))

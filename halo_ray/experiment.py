@@ -10,7 +10,8 @@ from halo_ray.context import open_experiment, report_stage
 from halo_ray.evaluation import evaluate
 from halo_ray.report import write_overview
 from halo_ray.results import read_metrics, record, round_line
-from halo_ray.scoring import score_pool, select_regions
+from halo_ray.scoring import score_pool
+from halo_ray.selection import select_regions
 from halo_ray.storage import Stages, round_directory
 from halo_ray.training import train
 
@@ -37,9 +38,9 @@ def run_experiment(config: Config) -> list[dict[str, Any]]:
         for number in range(1, len(context.plan) + 1):
             # Each round's source images are a sequence of their own; the twin without labels sees the same.
             at, seed = round_directory(number), context.round_seed(number)
-            candidates = stage(f"{at}/score", score_pool, context, number, model)["candidates"]
-            chosen = stage(f"{at}/select", select_regions, context, number, candidates)
-            stage(f"{at}/annotate", annotate, context, number, chosen["selection"], candidates, model)
+            scored = stage(f"{at}/score", score_pool, context, number, model)
+            chosen = stage(f"{at}/select", select_regions, context, number, **scored)
+            stage(f"{at}/annotate", annotate, context, number, chosen["selection"], chosen["candidates"], model)
             trained = stage(f"{at}/train", train, context, f"{at}/checkpoint", start=model, labelled=number, seed=seed)
             model = trained["checkpoint"]
             models = [model]

@@ -60,6 +60,9 @@ class ExecutionConfig:
     """Images in a block of a Ray Data stream."""
     save_maps: Literal["none", "picked", "all"] = "none"
     """Keep radius, entropy and score maps (float16, .npz): of no image, of those with picks, or of all."""
+    compare_functions: tuple[str, ...] = ()
+    """Further acquisition functions that the same scoring pass computes: what each would have bought is stored beside
+    the selection, nothing of it is bought."""
     verbose: bool = False
     """Show Ray's own log."""
 

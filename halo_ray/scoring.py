@@ -1,50 +1,45 @@
-"""The pool through the network: the best candidate regions of every image, to Parquet; and their global selection."""
+"""The pool through the network: the best candidate regions of every image, to Parquet."""
 
 from __future__ import annotations
 
 import io
+import json
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import ray
 import torch
 from ray.actor import ActorProxy
 
+from halo_ray.acquisition.bound import histogram
 from halo_ray.acquisition.budget import AcquisitionConfig, RoundPlan, image_limit
-from halo_ray.acquisition.regions import exclusion_mask, pick_regions
-from halo_ray.acquisition.scores import acquisition_map, describe_pixels, entropy_map, radius_map
-from halo_ray.acquisition.stochastic import stochastic_keys
-from halo_ray.acquisition.threshold import histogram
+from halo_ray.acquisition.candidates import Found, Image, find_candidates, taken_places
+from halo_ray.acquisition.maps import Maps
 from halo_ray.annotations.ledger import Ledger
+from halo_ray.candidates import CANDIDATES
 from halo_ray.checkpoint import load_model
 from halo_ray.context import Context
-from halo_ray.coordinator import Coordinator, coordinator
+from halo_ray.coordinator import Coordinator, Report
 from halo_ray.data.decoding import DecodeImages, pixels
+from halo_ray.data.images import read_mask
+from halo_ray.data.manifest import sizes
+from halo_ray.errors import InputError
 from halo_ray.models.segmenter import Segmentation
 from halo_ray.pipeline import compute_on_actors
 from halo_ray.progress import progress
+from halo_ray.selection import coordinator, map_name
 from halo_ray.storage import Storage, round_directory
-
-CANDIDATES = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("score", pa.float32()),
-        ("y", pa.uint16()),
-        ("x", pa.uint16()),
-        ("radius", pa.float32()),
-        ("entropy", pa.float32()),
-        ("guess", pa.uint8()),
-        ("probability", pa.float32()),
-    ]
-)
-"""One row per candidate region; y and x are pixels of its centre at label resolution."""
 
 SCORING_THREADS = 1
 """Torch threads of a scoring actor: fixed, because their number changes the last bits of a score."""
+
+FILE_BYTES = 4 * 2**20
+"""Least size of a file of candidates in memory, so that a large pool does not leave a file for every few images."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +50,17 @@ class ScoringJob:
     checkpoint: str
     input_size: tuple[int, int]
     acquisition: AcquisitionConfig
+    functions: tuple[str, ...]
+    """Acquisition functions that are scored in one pass."""
     plan: RoundPlan
     pool_pixels: int
     seed: int
+    never: npt.NDArray[np.bool_] | None
+    """(H, W): where nothing is ever picked."""
     maps: str | None
     """Directory of the storage for the maps of every image; None: they are not kept."""
+    problems: str
+    """Directory of the storage that names the images that could not be scored."""
 
 
 class Scorer:
@@ -70,73 +71,72 @@ class Scorer:
         self._job, self._coordinator, self._device = job, coordinator, device
         self._storage = Storage(job.storage_uri)
         self._model = load_model(self._storage, job.checkpoint).to(device)
-        self._bound = float("-inf")
+        self._never = None if job.never is None else torch.from_numpy(job.never)
+        self._bounds = dict.fromkeys(job.functions, float("-inf"))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Candidates (CANDIDATES) of decoded pool images with the regions asked before (asked_y, asked_x)."""
-        tables = [self._candidates(row) for row in batch.to_pylist()]
-        found = {
-            image_id: histogram(table["score"].to_numpy())
-            for image_id, table in zip(batch["image_id"].to_pylist(), tables, strict=True)
-        }
-        self._bound = ray.get(self._coordinator.add.remote(found))
-        return pa.concat_tables(tables)
+        tables, reports = [CANDIDATES.empty_table()], {}
+        for row in batch.to_pylist():
+            image = self._image(row)
+            with torch.inference_mode():
+                said = self._segment(row)
+                if said is None:
+                    continue
+                found, maps = find_candidates(
+                    said,
+                    image,
+                    self._job.acquisition,
+                    curvature=self._model.curvature,
+                    seed=self._job.seed,
+                    bounds=self._bounds,
+                )
+                if self._job.maps is not None:
+                    own = found[self._job.acquisition.function]
+                    self._save_maps(f"{self._job.maps}/{map_name(image.image_id)}", maps, own)
+            tables += [_table(row, name, own) for name, own in found.items()]
+            reports[row["row"]] = {name: self._report(own, name, image) for name, own in found.items()}
+        now = ray.get(self._coordinator.add.remote(reports))
+        # A coordinator that was restarted knows less than it once did; what it said then still holds.
+        self._bounds = {name: max(bound, now[name]) for name, bound in self._bounds.items()}
+        joint = pa.concat_tables(tables)
+        bounds = [np.float32(self._bounds[name]) for name in joint["function"].to_pylist()]
+        return joint.filter(pa.array(joint["score"].to_numpy() >= np.array(bounds, np.float32)))
 
-    def _candidates(self, row: dict[str, Any]) -> pa.Table:
+    def _image(self, row: dict[str, Any]) -> Image:
         job, size = self._job, (row["height"], row["width"])
-        with torch.inference_mode():
-            image = torch.from_numpy(pixels(row["image"], *job.input_size, 3))
-            said = self._model(image[None].to(self._device))
-            score = acquisition_map(
-                job.acquisition.function,
-                said.logits,
-                said.embedding,
-                size,
-                curvature=self._model.curvature,
-                region_radius=job.acquisition.region_radius,
-                normalize=job.acquisition.normalize,
-                uncertainty=job.acquisition.uncertainty,
-                image_ids=[row["image_id"]],
-                seed=job.seed,
-            )[0].cpu()
-            score = stochastic_keys(score, beta=job.acquisition.selection_beta, seed=job.seed, image_id=row["image_id"])
-            asked = exclusion_mask(
-                size, torch.tensor(row["asked_y"]), torch.tensor(row["asked_x"]), job.acquisition.window_radius
-            )
-            picks = pick_regions(
-                score,
-                image_limit(job.acquisition, size, job.plan, job.pool_pixels),
-                region_radius=job.acquisition.region_radius,
-                exclusion_radius=job.acquisition.exclusion_radius,
-                taken=asked,
-                bound=self._bound,
-            )
-            described = describe_pixels(
-                said.logits,
-                said.embedding,
-                picks.y.to(self._device),
-                picks.x.to(self._device),
-                size,
-                curvature=self._model.curvature,
-            )
-            if job.maps is not None:
-                self._save_maps(f"{job.maps}/{map_name(row['image_id'])}", said, score)
-        columns = {"image_id": [row["image_id"]] * len(picks.y), **picks._asdict(), **described._asdict()}
-        arrays = [
-            pa.array(values.cpu().numpy() if isinstance(values, torch.Tensor) else values, CANDIDATES.field(name).type)
-            for name, values in ((name, columns[name]) for name in CANDIDATES.names)
-        ]
-        return pa.Table.from_arrays(arrays, schema=CANDIDATES)
+        asked = torch.tensor(row["asked_y"]), torch.tensor(row["asked_x"])
+        return Image(
+            row["image_id"],
+            size,
+            image_limit(job.acquisition, size, job.plan, job.pool_pixels),
+            taken_places(size, *asked, job.acquisition, self._never),
+        )
 
-    def _save_maps(self, name: str, said: Segmentation, score: torch.Tensor) -> None:
-        size = (score.shape[0], score.shape[1])
-        maps = {
-            "radius": radius_map(said.embedding, size, self._model.curvature)[0],
-            "entropy": entropy_map(said.logits, size)[0],
-            "score": score,
-        }
+    def _segment(self, row: dict[str, Any]) -> Segmentation | None:
+        """What the network says of an image; None, and a file that says why, where it failed twice."""
+        image = torch.from_numpy(pixels(row["image"], *self._job.input_size, 3))[None]
+        try:
+            try:
+                result: Segmentation = self._model(image.to(self._device))
+            except RuntimeError:  # out of memory, most often: once more, with all there is
+                if self._device != "cpu":
+                    torch.cuda.empty_cache()
+                result = self._model(image.to(self._device))
+            return result
+        except (RuntimeError, InputError) as error:
+            problem = {"image_id": row["image_id"], "problem": str(error).splitlines()[0]}
+            self._storage.write_json(f"{self._job.problems}/{quote(row['image_id'], safe='')}.json", problem)
+            return None
+
+    def _report(self, found: Found, name: str, image: Image) -> Report:
+        fewer = image.limit - len(found.picks.y) if np.isfinite(self._bounds[name]) else 0
+        return Report(histogram(found.picks.score.numpy()), pruned=fewer)
+
+    def _save_maps(self, name: str, maps: Maps, found: Found) -> None:
+        kept = {"radius": maps.radius[0], "entropy": maps.entropy[0], "score": found.score}
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **{key: m.cpu().half().numpy() for key, m in maps.items()})
+        np.savez_compressed(buffer, allow_pickle=False, **{key: m.cpu().half().numpy() for key, m in kept.items()})
         self._storage.write(name, buffer.getvalue())
 
 
@@ -144,25 +144,36 @@ def score_pool(context: Context, number: int, checkpoint: str) -> dict[str, Any]
     """Scores every pool image for round ``number`` with the model of ``checkpoint``.
 
     Returns:
-        JSON-able: ``candidates``, the directory of the storage that holds them as Parquet (CANDIDATES).
+        JSON-able: ``candidates``, by acquisition function the directory of the storage that holds them as Parquet
+        (CANDIDATES); ``audit``, by function what the coordinator saw; ``problems``, image_id and problem of the images
+        that could not be scored.
+
+    Raises:
+        InputError: no image could be scored.
     """
     config, storage = context.config, context.storage
-    plan, pool = context.plan[number - 1], context.splits.pool
+    pool, at = context.splits.pool, round_directory(number)
     # A fresh directory for every attempt: nothing that a killed one left, or still writes, is ever read.
-    directory = f"{round_directory(number)}/candidates/{uuid.uuid4().hex[:8]}"
-    storage.clear(f"{round_directory(number)}/candidates")
+    attempt = uuid.uuid4().hex[:8]
+    directory = f"{at}/candidates/{attempt}"
+    for name in ("candidates", "problems"):
+        storage.clear(f"{at}/{name}")
     storage.filesystem.create_dir(storage.path(directory), recursive=True)
+    functions = scored_functions(context)
     job = ScoringJob(
         storage_uri=storage.uri,
         checkpoint=checkpoint,
         input_size=context.input_size,
         acquisition=config.acquisition,
-        plan=plan,
+        functions=functions,
+        plan=context.plan[number - 1],
         pool_pixels=context.splits.pool_pixels,
         seed=context.round_seed(number),
-        maps=None if config.execution.save_maps == "none" else f"{round_directory(number)}/maps",
+        never=_never(config.acquisition.never, pool),
+        maps=None if config.execution.save_maps == "none" else f"{at}/maps",
+        problems=f"{at}/problems/{attempt}",
     )
-    with coordinator(storage.uri, number, _wanted(context, number)) as actor:
+    with coordinator(context, number, functions) as actor:
         candidates = compute_on_actors(
             _with_asked_regions(pool, Ledger(storage), number),
             DecodeImages(context.input_size),
@@ -171,36 +182,40 @@ def score_pool(context: Context, number: int, checkpoint: str) -> dict[str, Any]
             config.execution,
         )
         with progress(f"round {number} score", pool.num_rows, "image", lambda: ray.get(actor.images.remote())):
-            candidates.write_parquet(storage.path(directory), filesystem=storage.filesystem)
-    return {"candidates": directory}
+            candidates.write_parquet(
+                storage.path(directory),
+                filesystem=storage.filesystem,
+                partition_cols=["function"],
+                min_bytes_per_file=FILE_BYTES,
+            )
+        audit, speed = ray.get([actor.audit.remote(), actor.images_per_second.remote()])
+    return {
+        "candidates": {name: f"{directory}/function={quote(name, safe='')}" for name in functions},
+        "audit": {name: {**seen, "images_per_second": speed} for name, seen in audit.items()},
+        "problems": _problems(storage, job.problems, pool.num_rows, number),
+    }
 
 
-def select_regions(context: Context, number: int, candidates: str) -> dict[str, Any]:
-    """The regions that round ``number`` buys, from the stored ``candidates``; committed as selection.json."""
-    plan = context.plan[number - 1]
-    with coordinator(context.storage.uri, number, _wanted(context, number)) as actor:
-        selection: dict[str, Any] = ray.get(actor.select.remote(context.storage.uri, candidates))
-    stored = selection.pop("candidates")  # depends on how early the bound was known, the selection does not
-    selection = {"round": number, "planned": asdict(plan), **selection}
-    if selection["regions"] < plan.regions:
-        print(
-            f"round {number}: only {selection['regions']} of {plan.regions} regions could still be picked", flush=True
-        )
-    directory = round_directory(number)
-    if context.config.execution.save_maps == "picked":
-        _drop_maps(context.storage, f"{directory}/maps", keep=set(map(map_name, selection["counts"])))
-    context.storage.write_json(f"{directory}/selection.json", selection)
-    return {"selection": f"{directory}/selection.json", "regions": selection["regions"], "candidates": stored}
+def scored_functions(context: Context) -> tuple[str, ...]:
+    """The acquisition function that buys, then those that are only compared with it."""
+    own = context.config.acquisition.function
+    return own, *(name for name in context.config.execution.compare_functions if name != own)
 
 
-def _wanted(context: Context, number: int) -> int | None:
-    """Regions that the coordinator cuts the pool to; None where every image has its own share."""
-    return context.plan[number - 1].regions if context.config.acquisition.scope == "pool" else None
-
-
-def map_name(image_id: str) -> str:
-    """File name of an image's maps; an id may hold slashes."""
-    return f"{quote(image_id, safe='')}.npz"
+def _table(row: dict[str, Any], function: str, found: Found) -> pa.Table:
+    number = len(found.picks.y)
+    columns = {
+        "image_id": [row["image_id"]] * number,
+        "row": [row["row"]] * number,
+        "function": [function] * number,
+        **found.picks._asdict(),
+        **found.described._asdict(),
+    }
+    arrays = [
+        pa.array(values.cpu().numpy() if isinstance(values, torch.Tensor) else values, CANDIDATES.field(name).type)
+        for name, values in ((name, columns[name]) for name in CANDIDATES.names)
+    ]
+    return pa.Table.from_arrays(arrays, schema=CANDIDATES)
 
 
 def _with_asked_regions(pool: pa.Table, ledger: Ledger, number: int) -> pa.Table:
@@ -208,10 +223,32 @@ def _with_asked_regions(pool: pa.Table, ledger: Ledger, number: int) -> pa.Table
     rows = [asked.get(image_id, ([], [])) for image_id in pool["image_id"].to_pylist()]
     places = pa.list_(pa.int64())
     pool = pool.append_column("asked_y", pa.array([y for y, _ in rows], places))
-    return pool.append_column("asked_x", pa.array([x for _, x in rows], places))
+    pool = pool.append_column("asked_x", pa.array([x for _, x in rows], places))
+    return pool.append_column("row", pa.array(np.arange(pool.num_rows)))
 
 
-def _drop_maps(storage: Storage, directory: str, keep: set[str]) -> None:
+def _never(uri: str | None, pool: pa.Table) -> npt.NDArray[np.bool_] | None:
+    """The mask of acquisition.never."""
+    if uri is None:
+        return None
+    mask = read_mask(uri)
+    for image_id, size in zip(pool["image_id"].to_pylist(), sizes(pool), strict=True):
+        if size != mask.shape:
+            raise InputError(
+                f"acquisition.never {uri} is {mask.shape[1]}x{mask.shape[0]} pixels, but image {image_id} is "
+                f"{size[1]}x{size[0]}: give it the size of the pool images"
+            )
+    return mask
+
+
+def _problems(storage: Storage, directory: str, images: int, number: int) -> list[dict[str, str]]:
+    """What the actors recorded; says so, since nobody else would."""
+    found: list[dict[str, str]] = []
     for path in storage.files(directory):
-        if path.rpartition("/")[2] not in keep:
-            storage.filesystem.delete_file(path)
+        with storage.filesystem.open_input_stream(path) as stream:
+            found.append(json.loads(stream.read()))
+    if len(found) == images:
+        raise InputError(f"no image of the pool could be scored; {found[0]['image_id']}: {found[0]['problem']}")
+    for problem in found:
+        print(f"round {number}: image {problem['image_id']} could not be scored: {problem['problem']}", flush=True)
+    return found

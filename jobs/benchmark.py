@@ -1,6 +1,9 @@
 """Measure what this machine gets, as ratios taken in one process.
 
 python jobs/benchmark.py model                     # geometry and networks; about 2 minutes on two cores
+python jobs/benchmark.py acquisition               # maps and picks, against the official procedure; about 3 minutes
+python jobs/benchmark.py scoring                   # a pool through Ray Data, against a plain loop; 2 minutes
+python jobs/benchmark.py selection                 # the cut of 10^9 candidates, the messages of 10^6 images; 10 minutes
 python jobs/benchmark.py model --device cuda
 """
 
@@ -8,15 +11,26 @@ import sys
 
 import jsonargparse
 
+from halo_ray.benchmarks.acquisition import AcquisitionBenchmark, benchmark_acquisition
 from halo_ray.benchmarks.model import ModelBenchmark, benchmark_model
+from halo_ray.benchmarks.scoring import ScoringBenchmark, benchmark_scoring
+from halo_ray.benchmarks.selection import SelectionBenchmark, benchmark_selection
 from halo_ray.errors import InputError
+
+BENCHMARKS = {
+    "model": (ModelBenchmark, benchmark_model),
+    "acquisition": (AcquisitionBenchmark, benchmark_acquisition),
+    "scoring": (ScoringBenchmark, benchmark_scoring),
+    "selection": (SelectionBenchmark, benchmark_selection),
+}
 
 
 def main(arguments: list[str]) -> int:
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     try:
-        settings = jsonargparse.auto_cli({"model": ModelBenchmark}, args=arguments)
-        for line in benchmark_model(settings):
+        settings = jsonargparse.auto_cli({name: kind for name, (kind, _) in BENCHMARKS.items()}, args=arguments)
+        measure = next(function for kind, function in BENCHMARKS.values() if isinstance(settings, kind))
+        for line in measure(settings):
             print(line, flush=True)
         return 0
     except InputError as error:

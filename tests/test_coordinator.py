@@ -1,86 +1,100 @@
 """The coordinator's logic, without Ray; that it is a named actor is shown by the end-to-end tests."""
 
-from pathlib import Path
+from __future__ import annotations
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+import ray
 
-from halo_ray.acquisition.threshold import histogram
-from halo_ray.coordinator import Coordinator
+from halo_ray.acquisition.bound import histogram
+from halo_ray.acquisition.threshold import Candidates, Sequences
+from halo_ray.coordinator import PARTS_AT_HOME, Coordinator, Report
+
+IMAGES = 12
+Row = tuple[float, int, int]
 
 
-def write_candidates(directory: Path, seed: int = 0, files: int = 4) -> list[tuple[float, str, int, int]]:
-    """Random candidates of 12 images over some files, and the same as (−score, id, y, x)."""
+def pool(parts: int, seed: int = 0) -> tuple[list[Candidates], list[Row]]:
+    """Random candidates of 12 images in some parts, and all of them as (−score, row, number) in order of choice."""
     random = np.random.default_rng(seed)
-    rows = []
-    directory.mkdir()
-    for number in range(files):
-        count = 40
-        table = {
-            "image_id": np.array([f"i{v:02d}" for v in random.integers(0, 3, count) + 3 * number]),
-            "score": (random.integers(0, 12, count) / 4).astype(np.float32),
-            "y": random.permutation(count).astype(np.uint16),
-            "x": random.integers(0, 5, count).astype(np.uint16),
-        }
-        pq.write_table(pa.table(table), directory / f"{number}.parquet")
-        rows += [(-float(s), str(i), int(y), int(x)) for i, s, y, x in zip(*table.values(), strict=True)]
-    return sorted(rows)
+    scores = (random.integers(0, 12, 160) / 4).astype(np.float32)
+    rows = random.integers(0, IMAGES, 160).astype(np.uint32)
+    ranked = sorted((-float(s), int(r), n) for n, (s, r) in enumerate(zip(scores, rows, strict=True)))
+    return [Candidates(scores[n::parts], rows[n::parts]) for n in range(parts)], ranked
 
 
-def tell(coordinator: Coordinator, rows: list[tuple[float, str, int, int]]) -> None:
-    for image in {row[1] for row in rows}:
-        coordinator.add({image: histogram(np.array([-row[0] for row in rows if row[1] == image], np.float32))})
+def report(scores: list[float], pruned: int = 0) -> dict[str, Report]:
+    return {"halo": Report(histogram(np.array(scores, np.float32)), pruned)}
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["all images reported", "restarted: no image reported"])
+def shares(rows: list[Row]) -> dict[int, int]:
+    return {image: sum(row[1] == image for row in rows) for image in sorted({row[1] for row in rows})}
+
+
+def identity(part: Candidates) -> Candidates:
+    return part
+
+
 @pytest.mark.parametrize("regions", [1, 37, 160, 1000])
-def test_selection_is_the_head_of_the_sorted_pool(tmp_path: Path, regions: int, told: bool) -> None:
-    rows = write_candidates(tmp_path / "candidates")
-    coordinator = Coordinator(regions)
-    if told:
-        tell(coordinator, rows)
-    selection = coordinator.select(str(tmp_path), "candidates")
-    head = rows[:regions]
-    assert selection["regions"] == len(head)
-    assert selection["candidates"] == len(rows)
-    assert selection["counts"] == {i: sum(row[1] == i for row in head) for i in sorted({row[1] for row in head})}
-    last = head[-1]
-    assert selection["cut"] == {"score": -last[0], "image_id": last[1], "y": last[2], "x": last[3]}
+def test_selection_is_the_head_of_the_sorted_pool(regions: int) -> None:
+    parts, ranked = pool(4)
+    found = Coordinator(IMAGES, regions).select(identity, parts)
+    head = ranked[:regions]
+    assert found.candidates == len(ranked)
+    assert dict(zip(found.rows.tolist(), found.counts.tolist(), strict=True)) == shares(head)
+    assert found.cut == ((-head[-1][0], head[-1][1]) if regions <= 160 else None)
 
 
-def test_scope_image_takes_every_candidate(tmp_path: Path) -> None:
-    rows = write_candidates(tmp_path / "candidates")
-    coordinator = Coordinator(None)
-    tell(coordinator, rows)
-    assert coordinator.bound() == float("-inf")
-    assert coordinator.select(str(tmp_path), "candidates")["regions"] == len(rows)
+def test_many_parts_are_counted_in_tasks_with_the_same_result(cluster: None) -> None:
+    few, _ = pool(1)
+    many, _ = pool(PARTS_AT_HOME + 25)
+    alone = Coordinator(IMAGES, 37).select(identity, few)
+    actor = ray.remote(num_cpus=0)(Coordinator).remote(IMAGES, 37)
+    spread = ray.get(actor.select.remote(identity, many))
+    ray.kill(actor)
+    assert np.array_equal(alone.rows, spread.rows)
+    assert np.array_equal(alone.counts, spread.counts)
+    assert (alone.cut, alone.candidates) == (spread.cut, spread.candidates)
+
+
+def test_caps_of_sequences_hold_in_the_bound_and_in_the_cut() -> None:
+    parts, ranked = pool(3)
+    sequences = Sequences((np.arange(IMAGES) % 2).astype(np.int32), np.array([10, 1000]))
+    coordinator = Coordinator(IMAGES, 60, sequences)
+    found = coordinator.select(identity, parts)
+    even = [row for row in ranked if row[1] % 2 == 0][:10]
+    chosen = sorted(even + [row for row in ranked if row[1] % 2])[:60]
+    assert dict(zip(found.rows.tolist(), found.counts.tolist(), strict=True)) == shares(chosen)
+    for image in range(IMAGES):
+        coordinator.add({image: report([-row[0] for row in ranked if row[1] == image])})
+    assert 0 <= coordinator.bounds()["halo"] <= -chosen[-1][0]
+
+
+def test_scope_image_takes_every_candidate() -> None:
+    parts, ranked = pool(2)
+    coordinator = Coordinator(IMAGES, None)
+    assert coordinator.add({0: report([1.0, 2.0])}) == {"halo": float("-inf")}
+    assert int(coordinator.select(identity, parts).counts.sum()) == len(ranked)
 
 
 def test_a_repeated_message_counts_once() -> None:
-    coordinator = Coordinator(3)
-    message = {"a": histogram(np.array([1.0, 2.0], np.float32))}
+    coordinator = Coordinator(IMAGES, 3)
     for _ in range(3):
-        assert coordinator.add(message) == float("-inf")  # two candidates cannot prove a bound for three
+        assert coordinator.add({4: report([1.0, 2.0], pruned=5)})["halo"] == float(
+            "-inf"
+        )  # two prove no bound for three
     assert coordinator.images() == 1
-    assert coordinator.add({"b": histogram(np.array([0.5], np.float32))}) == 0.5
+    assert coordinator.add({7: report([0.5])})["halo"] == 0.5
+    audit = coordinator.audit()["halo"]
+    assert audit == {"images": 2, "candidates": 3, "pruned_at_most": 5, "bound": 0.5}
 
 
-def test_nothing_to_choose_from(tmp_path: Path) -> None:
-    directory = tmp_path / "candidates"
-    directory.mkdir()
-    schema = pa.schema([("image_id", pa.string()), ("y", pa.uint16()), ("x", pa.uint16()), ("score", pa.float32())])
-    pq.write_table(schema.empty_table(), directory / "0.parquet")
-    selection = Coordinator(5).select(str(tmp_path), "candidates")
-    assert (selection["regions"], selection["cut"], selection["counts"]) == (0, None, {})
+def test_each_function_has_a_bound_of_its_own() -> None:
+    coordinator = Coordinator(IMAGES, 1, functions=("halo", "entropy"))
+    both = report([0.25]) | {"entropy": Report(histogram(np.array([2.0], np.float32)), 0)}
+    assert coordinator.add({0: both}) == {"halo": 0.25, "entropy": 2.0}
 
 
-def test_a_pool_without_any_candidate_leaves_no_file(tmp_path: Path) -> None:
-    (tmp_path / "candidates").mkdir()
-    assert Coordinator(5).select(str(tmp_path), "candidates") == {
-        "regions": 0,
-        "candidates": 0,
-        "cut": None,
-        "counts": {},
-    }
+def test_nothing_to_choose_from() -> None:
+    found = Coordinator(IMAGES, 5).select(identity, [])
+    assert (len(found.rows), found.cut, found.candidates) == (0, None, 0)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-from halo_ray.acquisition.scores import ACQUISITIONS
+import numpy as np
+
+from halo_ray.acquisition.scores import acquisition
+from halo_ray.acquisition.threshold import Sequences
 from halo_ray.errors import InputError
-from halo_ray.suggest import nearest
 
 
 @dataclass(frozen=True)
@@ -18,9 +21,12 @@ class AcquisitionConfig:
     """Which pixels are bought."""
 
     function: str = "halo"
-    """Acquisition function: halo (radius × entropy), entropy, radius or random."""
+    """Acquisition function: halo (radius × entropy), entropy, radius, margin, least_confidence, random, ripu,
+    hyperbolic_impurity, or the dotted path of your own (package.module.function)."""
     budget: float = 0.002
-    """Share of all pool pixels that is bought over all rounds, above 0 and at most 1."""
+    """What is bought over all rounds, in units of budget_unit."""
+    budget_unit: Literal["share", "pixels", "regions"] = "share"
+    """share of all pool pixels (above 0, at most 1), number of pixels, or number of regions (clicks)."""
     rounds: int = 3
     """Number of rounds."""
     scope: Literal["pool", "image"] = "pool"
@@ -31,6 +37,13 @@ class AcquisitionConfig:
     """e in pixels: no other region is centred in the (2e+1)² square around a bought one."""
     image_cap: float = 8.0
     """Scope pool: the most regions of one image in one round, in multiples of its fair share."""
+    sequence: str | None = None
+    """Scope pool: regular expression whose match in an image id (its first group, if it has one) names the image's
+    sequence, for sequence_cap."""
+    sequence_cap: float = 2.0
+    """The most regions of one sequence in one round, in multiples of its fair share."""
+    never: str | None = None
+    """Image of the pool images' size; where it is not black nothing is ever picked (ego vehicle, borders)."""
     beta: float | None = None
     """Stochastic selection: regions are sampled in proportion to score^beta; .inf takes the best; null: 1 for scope
     pool, .inf for scope image (paper)."""
@@ -40,19 +53,38 @@ class AcquisitionConfig:
     """Entropy summed over the region, or that of its centre."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.budget <= 1:
+        unit = self.budget_unit
+        if unit == "share" and not 0 < self.budget <= 1:
             raise InputError(
-                f"acquisition.budget is {self.budget}: a share of the pool's pixels lies above 0, at most 1"
+                f"acquisition.budget is {self.budget}: a share of the pool's pixels lies above 0, at most 1; for a "
+                "number of pixels or regions set acquisition.budget_unit"
             )
-        for key, least in (("rounds", 1), ("region_radius", 0), ("exclusion_radius", 0), ("image_cap", 1)):
+        if unit != "share" and not (self.budget >= 1 and self.budget == int(self.budget)):
+            raise InputError(f"acquisition.budget is {self.budget}: a number of {unit} is whole and at least 1")
+        for key, least in (
+            ("rounds", 1),
+            ("region_radius", 0),
+            ("exclusion_radius", 0),
+            ("image_cap", 1),
+            ("sequence_cap", 1),
+        ):
             if not getattr(self, key) >= least:
                 raise InputError(f"acquisition.{key} is {getattr(self, key)}: it must be at least {least}")
         if self.beta is not None and not self.beta > 0:
             raise InputError(f"acquisition.beta is {self.beta}: it must be above 0 (.inf takes the best regions)")
-        if self.function not in ACQUISITIONS:
-            raise InputError(
-                f"acquisition.function: no function {self.function!r}; {nearest(self.function, ACQUISITIONS)}"
-            )
+        acquisition(self.function)
+        if self.sequence is not None:
+            if self.scope == "image":
+                raise InputError(
+                    "acquisition.sequence contradicts acquisition.scope image, where every image has a share of its "
+                    "own: set scope to pool or sequence to null"
+                )
+            try:
+                re.compile(self.sequence)
+            except re.error as error:
+                raise InputError(
+                    f"acquisition.sequence {self.sequence!r} is no regular expression ({error}): mend it"
+                ) from error
         if self.normalize == "minmax" and self.scope == "pool":
             raise InputError(
                 "acquisition.normalize minmax contradicts acquisition.scope pool: scores scaled in each image cannot "
@@ -76,8 +108,8 @@ class RoundPlan:
 
     regions: int
     """Regions over the whole pool."""
-    share: float
-    """The same as a share of the pool's pixels, before rounding."""
+    share: str
+    """The same as a share of the pool's pixels, before rounding: an exact fraction such as 1/1500."""
 
 
 def plan_budget(
@@ -90,48 +122,85 @@ def plan_budget(
         planned: rounds that stand already, which are kept as they are.
 
     Raises:
-        InputError: a round would buy nothing, or the pool cannot hold so many regions.
+        InputError: a round would buy nothing.
     """
     new = config.rounds - len(planned)
-    budget = Fraction(str(config.budget))  # as it was written: 0.0003 of 90,000 pixels is 27, not 26.99...
-    share = (budget - sum(Fraction(str(plan.share)) for plan in planned)) / new
+    pixels = sum(h * w for h, w in sizes)
+    share = (_share(config, pixels) - sum(Fraction(plan.share) for plan in planned)) / new
     if config.scope == "image":
         counts = [sum(_paper_share(config, h * w, share) for h, w in sizes)] * new
     else:
-        total = math.floor(budget * sum(h * w for h, w in sizes) / region_pixels(config))
+        total = math.floor(_share(config, pixels) * pixels / region_pixels(config))
         total -= sum(plan.regions for plan in planned)
         counts = [total // new] * new
         counts[-1] += total % new
     if counts[0] <= 0:
         raise InputError(
-            f"acquisition.budget {config.budget} leaves {max(sum(counts), 0)} regions of {region_pixels(config)} "
+            f"acquisition.budget {config.budget:g} leaves {max(sum(counts), 0)} regions of {region_pixels(config)} "
             f"pixels for {new} rounds, less than one each: raise it or lower acquisition.rounds"
         )
-    plans = [*planned, *(RoundPlan(count, float(share)) for count in counts)]
+    return [*planned, *(RoundPlan(count, str(share)) for count in counts)]
+
+
+def room(config: AcquisitionConfig, sizes: Iterable[tuple[int, int]]) -> int:
+    """The most regions that the exclusion windows leave room for in images of those sizes (height, width)."""
     step = config.window_radius + 1
-    room = sum(math.ceil(h / step) * math.ceil(w / step) for h, w in sizes)
-    wanted = sum(plan.regions for plan in plans)
-    if wanted > room:
-        raise InputError(
-            f"acquisition.budget {config.budget} asks for {wanted} regions, but the pool holds at most {room} with "
-            f"exclusion_radius {config.exclusion_radius}: lower one of them"
-        )
-    return plans
+    return sum(math.ceil(h / step) * math.ceil(w / step) for h, w in sizes)
 
 
 def image_limit(config: AcquisitionConfig, size: tuple[int, int], plan: RoundPlan, pool_pixels: int) -> int:
     """The most regions of an image of ``size`` (height, width) in a round of that plan."""
     pixels = size[0] * size[1]
     if config.scope == "image":
-        return _paper_share(config, pixels, Fraction(str(plan.share)))
+        return _paper_share(config, pixels, Fraction(plan.share))
     if math.isinf(config.image_cap):
         return plan.regions
     return math.ceil(config.image_cap * plan.regions * pixels / pool_pixels)
 
 
+def sequence_of(config: AcquisitionConfig, image_id: str) -> str:
+    """The sequence of an image; call it only where acquisition.sequence is set.
+
+    Raises:
+        InputError: the id does not match.
+    """
+    found = re.search(config.sequence or "", image_id)
+    if found is None or found[found.re.groups and 1] is None:
+        raise InputError(
+            f"acquisition.sequence {config.sequence!r} does not match the image id {image_id!r}: every id must name a "
+            "sequence"
+        )
+    return str(found[found.re.groups and 1])
+
+
+def capped_sequences(
+    config: AcquisitionConfig, image_ids: Sequence[str], sizes: Sequence[tuple[int, int]], plan: RoundPlan
+) -> Sequences | None:
+    """The sequences of a pool's images and their caps in a round of that plan; None where they have none.
+
+    Raises:
+        InputError: an id does not match acquisition.sequence.
+    """
+    if config.sequence is None or math.isinf(config.sequence_cap):
+        return None
+    names: dict[str, int] = {}
+    of = np.array([names.setdefault(sequence_of(config, image_id), len(names)) for image_id in image_ids], np.int32)
+    pixels = np.bincount(of, [h * w for h, w in sizes]).tolist()
+    caps = [math.ceil(config.sequence_cap * plan.regions * own / sum(pixels)) for own in pixels]
+    return Sequences(of, np.array(caps, np.int64))
+
+
 def region_pixels(config: AcquisitionConfig) -> int:
     """Pixels that a region is charged."""
     return (2 * config.region_radius + 1) ** 2
+
+
+def _share(config: AcquisitionConfig, pool_pixels: int) -> Fraction:
+    """The whole budget as a share of the pool's pixels, as it was written: 0.0003 of 90,000 is 27, not 26.99..."""
+    budget = Fraction(str(config.budget))
+    if config.budget_unit == "share":
+        return budget
+    return budget * (region_pixels(config) if config.budget_unit == "regions" else 1) / pool_pixels
 
 
 def _paper_share(config: AcquisitionConfig, pixels: int, share: Fraction) -> int:

@@ -9,6 +9,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from halo_ray.acquisition.threshold import order_keys
+
+CHUNK = 4096
+"""Pixels that are looked at together: between chunks, those that lie in the window of a pick are thrown out at once."""
+
 
 class Picks(NamedTuple):
     """Region centres in falling order of score."""
@@ -43,25 +48,20 @@ def pick_regions(
         taken: bool (H, W), places that must not be picked.
         bound: picks below this score are left out.
     """
-    forbidden = ~torch.isfinite(score)
+    values = score.contiguous().numpy()
+    free = np.isfinite(values)
     if taken is not None:
-        forbidden = forbidden | taken
-    free = ~forbidden.numpy()
-    values = score.numpy()
-    allowed = free if bound is None else free & (values >= np.float32(bound))
-    candidates = np.flatnonzero(allowed)
-    limit = len(candidates) if count is None else count
-    free = free.copy()
-    picks: list[int] = []
-    # Best pixels first, a part at a time: sorting all of them would cost more than a small count needs.
-    part = max(4096, 16 * limit) if count is not None else len(candidates)
-    while len(candidates) and len(picks) < limit:
-        chunk, candidates = _split_best(candidates, values, part)
-        _walk(chunk, values.shape[1], free, max(exclusion_radius, region_radius), limit, picks)
-        candidates = candidates[free.ravel()[candidates]]
-    flat = np.array(picks, np.int64)
+        free &= ~taken.numpy()
+    if bound is not None:
+        # Nothing below the bound can be picked, and nothing there forbids a pick above it.
+        free &= values >= np.float32(bound)
+    radius = max(exclusion_radius, region_radius)
+    limit = score.numel() if count is None else count
+    # A pick forbids (2·radius+1)² pixels at most, itself included, so that the limit·(2·radius+1)² best hold all picks.
+    order = _best(values, free, limit * (2 * radius + 1) ** 2)
+    flat = np.array(_walk(order, free, radius, limit), np.int64)
     y, x = np.divmod(flat, score.shape[1])
-    return Picks(torch.from_numpy(y), torch.from_numpy(x), score[torch.from_numpy(y), torch.from_numpy(x)])
+    return Picks(torch.from_numpy(y), torch.from_numpy(x), torch.from_numpy(values[y, x]))
 
 
 def exclusion_mask(size: tuple[int, int], y: Tensor, x: Tensor, exclusion_radius: int) -> Tensor:
@@ -80,32 +80,34 @@ def window(y: int, x: int, side_radius: int) -> tuple[slice, slice]:
     )
 
 
-def _split_best(
-    candidates: npt.NDArray[np.int64], values: npt.NDArray[np.float32], part: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The ``part`` best candidates (all that tie with the last included) in picking order, and the rest."""
-    scores = values.ravel()[candidates]
-    if part < len(candidates):
-        cut = np.partition(scores, len(scores) - part)[len(scores) - part]
-        best, rest = candidates[scores >= cut], candidates[scores < cut]
-    else:
-        best, rest = candidates, candidates[:0]
-    # Candidates rise in (y, x), and a stable sort keeps that order among equal scores.
-    return best[np.argsort(-values.ravel()[best], kind="stable")], rest
+def _best(values: npt.NDArray[np.float32], free: npt.NDArray[np.bool_], number: int) -> npt.NDArray[np.int64]:
+    """Flat indices of the ``number`` best free pixels (or all) in picking order."""
+    places = np.flatnonzero(free)
+    keys = ~order_keys(values.ravel()[places])  # rising where scores fall
+    if number < len(places):
+        cut = np.partition(keys, number - 1)[number - 1] if number else 0
+        # Of those that tie with the last one, the first by y and x.
+        better, tied = np.flatnonzero(keys < cut), np.flatnonzero(keys == cut)
+        keep = np.concatenate([better, tied[: number - len(better)]])
+        places, keys = places[keep], keys[keep]
+    # One number a pixel, the key above the place: a plain sort is far faster than a stable one or one by two keys.
+    joint = np.sort(keys.astype(np.uint64) << np.uint64(32) | places.astype(np.uint64))
+    order: npt.NDArray[np.int64] = (joint & np.uint64(2**32 - 1)).astype(np.int64)
+    return order
 
 
-def _walk(
-    order: npt.NDArray[np.int64],
-    width: int,
-    free: npt.NDArray[np.bool_],
-    exclusion_radius: int,
-    limit: int,
-    picks: list[int],
-) -> None:
-    for place in order.tolist():
-        y, x = divmod(place, width)
-        if free[y, x]:
-            picks.append(place)
-            free[window(y, x, exclusion_radius)] = False
-            if len(picks) == limit:
-                return
+def _walk(order: npt.NDArray[np.int64], free: npt.NDArray[np.bool_], radius: int, limit: int) -> list[int]:
+    """The picks among pixels that come in picking order; marks their windows in ``free``."""
+    width = free.shape[1]
+    flat = free.reshape(-1)
+    look = flat.data  # a memoryview: single reads are faster than numpy's
+    picks: list[int] = []
+    for start in range(0, len(order), CHUNK):
+        chunk = order[start : start + CHUNK]
+        for place in chunk[flat[chunk]].tolist():
+            if look[place]:
+                if len(picks) == limit:
+                    return picks
+                picks.append(place)
+                free[window(place // width, place % width, radius)] = False
+    return picks

@@ -1,71 +1,116 @@
-"""Acquisition maps: how much each pixel of an image is worth labelling."""
+"""Acquisition functions: how much each pixel of an image is worth labelling."""
 
 from __future__ import annotations
 
+import importlib
 import math
-from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from halo_ray.acquisition.stochastic import image_generator
+from halo_ray.acquisition.maps import RADIUS_BINS, Maps, impurity
+from halo_ray.acquisition.stochastic import uniform_noise
 from halo_ray.errors import InputError
-from halo_ray.geometry import max_radius, radius, upsampled_radius
-from halo_ray.models.sampling import at_places, upsample
+from halo_ray.geometry import radius
+from halo_ray.models.sampling import at_places
 from halo_ray.suggest import nearest
 
-
-class _Inputs(NamedTuple):
-    logits: Tensor
-    embedding: Tensor
-    size: tuple[int, int]
-    curvature: float
-    region_radius: int
-    normalize: str
-    uncertainty: str
-    image_ids: Sequence[str]
-    seed: int
+Acquisition = Callable[[Maps], Tensor]
+"""From the maps of N images to scores (N, H, W); the larger, the rather is a pixel labelled."""
 
 
-def entropy_map(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Prediction entropy −Σ p log p / log C in [0, 1], (N, H, W), of logits (N, C, h, w) upsampled to ``size``."""
-    log_p = upsample(logits, size).log_softmax(1)
-    return -(log_p.exp() * log_p).sum(1) / math.log(logits.shape[1])
+def halo(maps: Maps) -> Tensor:
+    """Hyperbolic radius/R_max × entropy (Franco et al. 2024, eq. 5)."""
+    return maps.normalized(maps.scarcity) * maps.normalized(maps.uncertainty)
 
 
-def radius_map(embedding: Tensor, size: tuple[int, int], curvature: float) -> Tensor:
-    """Radius (N, H, W) of the upsampled embedding; its Euclidean norm where ``curvature`` is 0."""
-    return upsampled_radius(embedding, size, curvature) if curvature else upsample(embedding, size).norm(dim=1)
+def entropy(maps: Maps) -> Tensor:
+    """Prediction entropy alone."""
+    return maps.normalized(maps.uncertainty)
 
 
-def _halo(inputs: _Inputs) -> Tensor:
-    spread = radius_map(inputs.embedding, inputs.size, inputs.curvature)
-    if inputs.curvature:
-        spread = spread / max_radius(inputs.curvature, spread.dtype)
-    return _normalized(spread, inputs) * _normalized(_uncertainty(inputs), inputs)
+def radius_alone(maps: Maps) -> Tensor:
+    """Hyperbolic radius alone, in units of the metric."""
+    return maps.normalized(maps.radius)
 
 
-def _entropy(inputs: _Inputs) -> Tensor:
-    return _uncertainty(inputs)
+def margin(maps: Maps) -> Tensor:
+    """1 − (p of the likeliest class − p of the second) (best-versus-second-best; Joshi et al. 2009)."""
+    return maps.margin
 
 
-def _radius(inputs: _Inputs) -> Tensor:
-    return radius_map(inputs.embedding, inputs.size, inputs.curvature)
+def least_confidence(maps: Maps) -> Tensor:
+    """1 − p of the likeliest class (Lewis and Gale 1994)."""
+    return maps.least_confidence
 
 
-def _random(inputs: _Inputs) -> Tensor:
-    generators = (image_generator(inputs.seed, image_id) for image_id in inputs.image_ids)
-    return torch.stack([torch.rand(inputs.size, generator=generator) for generator in generators])
+def random(maps: Maps) -> Tensor:
+    """Uniform in (0, 1), a function of seed, image id and pixel alone.
+
+    Raises:
+        ValueError: no image_ids.
+    """
+    if maps.image_ids is None:
+        raise ValueError("random scores are seeded per image: image_ids is needed")
+    noise = [uniform_noise(maps.size, "random", maps.seed, image_id) for image_id in maps.image_ids]
+    return torch.stack(noise).to(maps.logits.device)
 
 
-ACQUISITIONS: dict[str, Callable[[_Inputs], Tensor]] = {
-    "halo": _halo,
-    "entropy": _entropy,
-    "radius": _radius,
-    "random": _random,
+def ripu(maps: Maps) -> Tensor:
+    """Region impurity × mean region entropy (Xie et al. 2022, eq. 6).
+
+    Both over the region, but over 3x3 pixels where it is a single one, whose impurity would always be 0.
+    """
+    side = max(maps.region_radius, 1)
+    mixed = impurity(maps.guess, maps.logits.shape[1], side)
+    return maps.normalized(mixed) * maps.normalized(maps.mean_uncertainty(side))
+
+
+def hyperbolic_impurity(maps: Maps) -> Tensor:
+    """Impurity of the radius, sorted into 100 bins of its image's range, × mean region entropy; window as in ripu."""
+    side = max(maps.region_radius, 1)
+    mixed = impurity(maps.radius_bins, RADIUS_BINS, side)
+    return maps.normalized(mixed) * maps.normalized(maps.mean_uncertainty(side))
+
+
+ACQUISITIONS: dict[str, Acquisition] = {
+    "halo": halo,
+    "entropy": entropy,
+    "radius": radius_alone,
+    "margin": margin,
+    "least_confidence": least_confidence,
+    "random": random,
+    "ripu": ripu,
+    "hyperbolic_impurity": hyperbolic_impurity,
 }
+
+
+def acquisition(name: str) -> Acquisition:
+    """The function of that name: one of ACQUISITIONS, or a user's own by its dotted path (``package.module.function``).
+
+    Raises:
+        InputError: there is none.
+    """
+    if name in ACQUISITIONS:
+        return ACQUISITIONS[name]
+    module, _, attribute = name.rpartition(".")
+    if not module:
+        raise InputError(f"acquisition.function: no function {name!r}; {nearest(name, ACQUISITIONS)}")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        raise InputError(
+            f"acquisition.function: cannot import {module!r} for {name!r} ({error}): put it on the PYTHONPATH of every "
+            "node"
+        ) from error
+    except AttributeError as error:
+        raise InputError(f"acquisition.function: module {module!r} has no {attribute!r}: check the name") from error
+    if not callable(found):
+        raise InputError(f"acquisition.function: {name!r} is no function of Maps: name one")
+    own: Acquisition = found
+    return own
 
 
 def acquisition_map(
@@ -84,14 +129,14 @@ def acquisition_map(
     """The acquisition map ``name`` at label resolution.
 
     Args:
-        name: ``halo`` (radius/R_max × entropy; Franco et al. 2024, eq. 5), ``entropy``, ``radius``, or ``random``.
+        name: one of ACQUISITIONS, or a dotted path.
         logits: (N, C, h, w).
         embedding: (N, D, h, w), on the ball.
         size: (H, W) of the map.
         curvature: c > 0; 0 for Euclidean embeddings, whose radius is their norm.
         region_radius: r of the (2r+1)² region that is labelled together.
-        normalize: ``minmax`` scales radius and entropy to [0, 1] in each image, as the official code can; such scores
-            cannot be compared across images.
+        normalize: ``minmax`` scales both factors to [0, 1] in each image, as the official code can; such scores cannot
+            be compared across images.
         uncertainty: ``region`` sums entropy over the region (zero padding); ``pixel`` is that of its centre.
         image_ids: N ids, which seed ``random``.
         seed: of ``random``.
@@ -100,15 +145,38 @@ def acquisition_map(
         float32 (N, H, W).
 
     Raises:
-        InputError: unknown name.
+        InputError: unknown name; a user's own function that gives another shape.
         ValueError: ``random`` without image_ids.
     """
-    if name not in ACQUISITIONS:
-        raise InputError(f"acquisition.function: no function {name!r}; {nearest(name, ACQUISITIONS)}")
-    if name == "random" and image_ids is None:
-        raise ValueError("random scores are seeded per image: image_ids is needed")
-    inputs = _Inputs(logits, embedding, size, curvature, region_radius, normalize, uncertainty, image_ids or (), seed)
-    return ACQUISITIONS[name](inputs).float()
+    maps = Maps(
+        logits,
+        embedding,
+        size,
+        curvature=curvature,
+        region_radius=region_radius,
+        normalize=normalize,
+        uncertainty=uncertainty,
+        image_ids=image_ids,
+        seed=seed,
+    )
+    return acquisition_maps([name], maps)[name]
+
+
+def acquisition_maps(names: Iterable[str], maps: Maps) -> dict[str, Tensor]:
+    """Several acquisition maps, float32 (N, H, W) by name; what they have in common is computed once.
+
+    Raises:
+        InputError, ValueError: as acquisition_map.
+    """
+    scores: dict[str, Tensor] = {}
+    for name in names:
+        score: Any = acquisition(name)(maps)
+        shape = (maps.logits.shape[0], *maps.size)
+        if not isinstance(score, Tensor) or tuple(score.shape) != shape:
+            got = f"shape {tuple(score.shape)}" if isinstance(score, Tensor) else type(score).__name__
+            raise InputError(f"acquisition.function {name} gave {got}: it must give a tensor of shape {shape}")
+        scores[name] = score.float()
+    return scores
 
 
 class Described(NamedTuple):
@@ -140,20 +208,3 @@ def describe_pixels(
         guess=guess,
         probability=probability,
     )
-
-
-def _uncertainty(inputs: _Inputs) -> Tensor:
-    entropy = entropy_map(inputs.logits, inputs.size)
-    if inputs.uncertainty == "pixel" or inputs.region_radius == 0:
-        return entropy
-    side = 2 * inputs.region_radius + 1
-    summed = F.avg_pool2d(entropy[:, None], side, stride=1, padding=inputs.region_radius, divisor_override=1)
-    return summed[:, 0]
-
-
-def _normalized(score: Tensor, inputs: _Inputs) -> Tensor:
-    if inputs.normalize == "none":
-        return score
-    low = score.amin((1, 2), keepdim=True)
-    high = score.amax((1, 2), keepdim=True)
-    return (score - low) / (high - low).clamp_min(torch.finfo(score.dtype).tiny)

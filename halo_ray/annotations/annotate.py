@@ -13,12 +13,13 @@ import pyarrow.parquet as pq
 from halo_ray.acquisition.threshold import order_keys
 from halo_ray.annotations.ledger import LEDGER, Ledger
 from halo_ray.annotations.oracles import GroundTruth
+from halo_ray.candidates import CANDIDATES
 from halo_ray.checkpoint import weights_checksum
 from halo_ray.context import Context
 from halo_ray.pipeline import arrow_batches, stream
-from halo_ray.scoring import CANDIDATES
 
 _PICK = ["y", "x", "score", "radius", "entropy", "guess", "probability"]
+_COLUMNS = ["image_id", *_PICK]
 
 
 def annotate(context: Context, number: int, selection: str, candidates: str, checkpoint: str) -> dict[str, Any]:
@@ -47,9 +48,9 @@ def _requests(context: Context, number: int, counts: dict[str, int], candidates:
     """One row per image with picks, by image id: its label, the regions asked before, and its picks in order."""
     storage = context.storage
     wanted = pa.array(list(counts), pa.string())
-    touched = [CANDIDATES.empty_table()]
+    touched = [CANDIDATES.empty_table().select(_COLUMNS)]
     for path in storage.files(candidates):
-        table = pq.read_table(path, filesystem=storage.filesystem)
+        table = pq.read_table(path, filesystem=storage.filesystem, columns=_COLUMNS)
         touched.append(table.filter(pc.is_in(table["image_id"], wanted)))
     picks: dict[str, list[dict[str, Any]]] = {}
     for row in _first_of_each(pa.concat_tables(touched), counts).to_pylist():

@@ -42,6 +42,12 @@ def compare(ours: Callable[[], object], other: Callable[[], object], *, repeats:
     )
 
 
+def median_seconds(function: Callable[[], object], repeats: int, device: str) -> float:
+    """Seconds of a call, the median of ``repeats`` after one that is not counted."""
+    _seconds(function, device)
+    return statistics.median(_seconds(function, device) for _ in range(repeats))
+
+
 def extra_memory(function: Callable[[], object], device: str) -> int | None:
     """Bytes that a call holds at its peak beyond what was held before, its result included; None where unknown."""
     if device != "cpu":

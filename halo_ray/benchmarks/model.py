@@ -11,7 +11,7 @@ from torch import nn
 
 from halo_ray.benchmarks.compare import compare, extra_memory
 from halo_ray.benchmarks.official import PoincareMLRFloat64, exp0_float64, interpolated_radius_float64
-from halo_ray.errors import InputError
+from halo_ray.benchmarks.settings import check
 from halo_ray.geometry import PoincareMLR, exp0, upsampled_radius
 from halo_ray.models.build import ModelConfig, build_model
 from halo_ray.models.segmenter import EuclideanHead, HyperbolicHead
@@ -43,14 +43,8 @@ class ModelBenchmark:
     """Where it is measured."""
 
     def __post_init__(self) -> None:
-        for key in ("height", "width", "image_height", "image_width"):
-            if getattr(self, key) < 64 or getattr(self, key) % 32:
-                raise InputError(f"{key} is {getattr(self, key)}: it must be a multiple of 32 of at least 64")
-        for key in ("batch", "repeats", "threads"):
-            if getattr(self, key) < 1:
-                raise InputError(f"{key} is {getattr(self, key)}: it must be at least 1")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise InputError("device is cuda, but torch finds no GPU: take cpu")
+        sizes = ("height", "width", "image_height", "image_width")
+        check(self, {"batch": 1, "repeats": 1, "threads": 1}, self.device, sizes)
 
 
 def benchmark_model(settings: ModelBenchmark) -> Iterator[str]:

@@ -59,3 +59,38 @@ class PoincareMLRFloat64(nn.Module):
         conformal = 2 / (1 - c * projected).clamp_min(1e-12)
         scale: Tensor = (2 / math.sqrt(c) * self.normals.norm(dim=1))[:, None, None]
         return scale * torch.asinh(math.sqrt(c) * inner * shrink * conformal)
+
+
+def region_score_float64(
+    logits: Tensor, h: Tensor, size: tuple[int, int], curvature: float, region_radius: int
+) -> Tensor:
+    """Radius × region entropy (H, W), both maps interpolated whole.
+
+    In the official dtypes: logits (1, C, h, w) float32, embedding (1, D, h, w) float64.
+    """
+    full = F.interpolate(logits, size=size, mode="bilinear", align_corners=True)
+    radius = interpolated_radius_float64(h, size, curvature)
+    p = full.softmax(1)
+    entropy = -(p * (p + 1e-6).log()).sum(1, keepdim=True) / math.log(logits.shape[1])
+    side = 2 * region_radius + 1
+    kernel = torch.ones(1, 1, side, side, device=logits.device)
+    return (radius * F.conv2d(entropy, kernel, padding=region_radius)[:, 0])[0]
+
+
+def one_by_one(
+    score: Tensor, count: int, region_radius: int, exclusion_radius: int
+) -> tuple[list[tuple[int, int]], Tensor]:
+    """The best pixel of the whole map, then its window taken out, ``count`` times; overwrites ``score`` (H, W).
+
+    Returns:
+        (y, x) of the picks, and what they cover, bool (H, W).
+    """
+    picks, selected = [], torch.zeros(score.shape, dtype=torch.bool, device=score.device)
+    for _ in range(count):
+        best, rows = score.max(0)
+        x = int(best.argmax())
+        y = int(rows[x])
+        for mask, reach, value in ((score, exclusion_radius, -math.inf), (selected, region_radius, True)):
+            mask[max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1] = value
+        picks.append((y, x))
+    return picks, selected

@@ -53,6 +53,16 @@ def read_label(uri: str, classes: ClassSet) -> npt.NDArray[np.uint8]:
     return classes.to_classes(raw, uri)
 
 
+def read_mask(uri: str) -> npt.NDArray[np.bool_]:
+    """(H, W): True where an image is not black.
+
+    Raises:
+        BadRecordError: missing or not an image.
+    """
+    with _naming("mask", uri):
+        return np.asarray(_open(uri).convert("L")) > 0
+
+
 def read_size(uri: str) -> tuple[int, int]:
     """(height, width) in pixels, from the header alone.
 

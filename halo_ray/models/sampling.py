@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -31,6 +34,40 @@ def at_places(maps: Tensor, image: Tensor, y: Tensor, x: Tensor) -> Tensor:
 def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """(N, C, H, W) of maps (N, C, h, w)."""
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=True)
+
+
+def upsampled_rows(maps: Tensor, size: tuple[int, int], rows: int) -> Iterator[tuple[int, Tensor]]:
+    """``upsample(maps, size)`` in tiles of ``rows`` rows from the top, so that it never stands in memory as a whole.
+
+    Yields:
+        The tile's first row and the tile (N, C, at most ``rows``, W), which may be changed in place.
+    """
+    height, width = size
+    low = maps.shape[2]
+    place = torch.arange(height, dtype=torch.float64) * ((low - 1) / max(height - 1, 1))
+    cell, fraction = _cell(place, low)
+    weight = fraction.to(maps)
+    of_row = cell.tolist()
+    for start in range(0, height, rows):
+        stop = min(start + rows, height)
+        first, last = of_row[start], min(of_row[stop - 1] + 1, low - 1)
+        wide = upsample(maps[:, :, first : last + 1], (last - first + 1, width))
+        tile = maps.new_empty(*maps.shape[:2], stop - start, width)
+        above = start
+        while above < stop:
+            # All rows that lie between the same two low-resolution rows at once: nothing is gathered, only mixed.
+            below = bisect_right(of_row, of_row[above], above, stop)
+            top = of_row[above] - first
+            under = min(top + 1, last - first)
+            mix = weight[above:below, None]
+            torch.lerp(
+                wide[:, :, top : top + 1],
+                wide[:, :, under : under + 1],
+                mix,
+                out=tile[:, :, above - start : below - start],
+            )
+            above = below
+        yield start, tile
 
 
 def _cell(place: Tensor, cells: int) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,12 @@
 import math
+from dataclasses import replace
+from fractions import Fraction
 
 import pytest
+import torch
 
-from halo_ray.acquisition.budget import AcquisitionConfig, image_limit, plan_budget
+from halo_ray.acquisition.budget import AcquisitionConfig, capped_sequences, image_limit, plan_budget, room
+from halo_ray.acquisition.regions import pick_regions
 from halo_ray.errors import InputError
 
 SIZES = [(100, 200), (50, 80), (100, 200)]
@@ -37,7 +41,7 @@ def test_more_rounds_keep_the_old_ones_and_spend_the_rest() -> None:
     longer = plan_budget(AcquisitionConfig(budget=0.05, rounds=4), SIZES, first)
     assert longer[:2] == first
     assert sum(plan.regions for plan in longer) == math.floor(PIXELS * 0.05 / 9)
-    assert sum(plan.share for plan in longer) == pytest.approx(0.05)
+    assert sum(Fraction(plan.share) for plan in longer) == Fraction(5, 100)
 
 
 def test_the_budget_is_taken_as_it_is_written() -> None:
@@ -62,6 +66,12 @@ def test_no_cap_is_infinite() -> None:
         ({"image_cap": float("nan")}, "acquisition.image_cap is nan"),
         ({"beta": 0.0}, "acquisition.beta is 0.0"),
         ({"function": "entropie"}, "did you mean 'entropy'"),
+        ({"budget": 2.5, "budget_unit": "regions"}, "acquisition.budget is 2.5: a number of regions is whole"),
+        ({"budget": 0.5, "budget_unit": "pixels"}, "acquisition.budget is 0.5: a number of pixels is whole"),
+        ({"budget": 300.0}, "set acquisition.budget_unit"),
+        ({"sequence": "("}, "acquisition.sequence '\\(' is no regular expression"),
+        ({"sequence": ".", "scope": "image"}, "acquisition.sequence contradicts acquisition.scope"),
+        ({"sequence_cap": 0.5}, "acquisition.sequence_cap is 0.5"),
         ({"normalize": "minmax"}, r"acquisition.normalize .* acquisition.scope"),
     ],
 )
@@ -71,9 +81,54 @@ def test_a_wrong_setting_is_named(settings: dict, message: str) -> None:
 
 
 @pytest.mark.parametrize("scope", ["pool", "image"])
-def test_more_regions_than_the_pool_holds(scope: str) -> None:
-    with pytest.raises(InputError, match=r"budget 1.0 asks for \d+ regions, but the pool holds at most \d+"):
-        plan_budget(AcquisitionConfig(budget=1.0, rounds=1, exclusion_radius=5, scope=scope), SIZES)
+def test_more_regions_than_the_pool_holds_are_planned_and_room_says_how_many_fit(scope: str) -> None:
+    config = AcquisitionConfig(budget=1.0, rounds=1, exclusion_radius=5, scope=scope)
+    (plan,) = plan_budget(config, SIZES)
+    # A plateau is packed as closely as windows allow.
+    fits = [len(pick_regions(torch.ones(size), None, region_radius=1, exclusion_radius=5).y) for size in SIZES]
+    assert plan.regions > room(config, SIZES) == sum(fits)
+
+
+@pytest.mark.parametrize(("unit", "budget"), [("pixels", 1234.0), ("regions", 137.0)])
+def test_a_number_of_pixels_or_regions_is_spent_to_the_last(unit: str, budget: float) -> None:
+    config = AcquisitionConfig(budget=budget, budget_unit=unit, rounds=4)
+    plans = plan_budget(config, SIZES)
+    assert sum(plan.regions for plan in plans) == (budget if unit == "regions" else budget // 9)
+    longer = plan_budget(replace(config, rounds=5, budget=2 * budget), SIZES, plans)
+    assert sum(plan.regions for plan in longer) == (2 * budget if unit == "regions" else 2 * budget // 9)
+
+
+def test_every_image_gets_what_the_plan_says_where_the_share_is_no_decimal_number() -> None:
+    config = AcquisitionConfig(budget=0.01, rounds=3, scope="image")
+    (plan, *_) = plan_budget(config, [(30, 90)])
+    assert Fraction(plan.share) == Fraction(1, 300)
+    assert plan.regions == 1  # 2,700 pixels / 300 / 9 exactly
+    assert image_limit(config, (30, 90), plan, 2700) == 1
+
+
+IDS = ["a_1", "b_1", "a_2"]
+
+
+def test_the_cap_of_a_sequence_is_a_multiple_of_its_fair_share() -> None:
+    config = AcquisitionConfig(budget=0.05, rounds=1, sequence="^([a-z])_", sequence_cap=1.5)
+    (plan,) = plan_budget(config, SIZES)
+    found = capped_sequences(config, IDS, SIZES, plan)
+    assert found is not None
+    assert found.of.tolist() == [0, 1, 0]
+    assert found.caps.tolist() == [math.ceil(1.5 * plan.regions * own / PIXELS) for own in (40_000, 4000)]
+    without_group = replace(config, sequence="^[a-z]")
+    assert capped_sequences(without_group, IDS, SIZES, plan).caps.tolist() == found.caps.tolist()
+
+
+def test_sequences_without_a_cap_are_none() -> None:
+    for config in (AcquisitionConfig(), AcquisitionConfig(sequence=".", sequence_cap=math.inf)):
+        assert capped_sequences(config, IDS, SIZES, plan_budget(config, SIZES)[0]) is None
+
+
+def test_an_image_without_a_sequence_is_named() -> None:
+    config = AcquisitionConfig(sequence="^([a-z])_")
+    with pytest.raises(InputError, match=r"acquisition.sequence .* does not match the image id '7_1'"):
+        capped_sequences(config, ["a_1", "7_1"], SIZES[:2], plan_budget(config, SIZES)[0])
 
 
 def test_a_budget_of_less_than_a_region_a_round() -> None:

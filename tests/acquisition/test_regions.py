@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from halo_ray.acquisition import regions
 from halo_ray.acquisition.regions import exclusion_mask, pick_regions
 
 VECTORS = np.load(Path(__file__).parents[1] / "reference" / "acquisition.npz")
@@ -64,7 +65,7 @@ def cases(draw: st.DrawFn) -> dict:
     }
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=3000, deadline=None)
 @given(cases())
 def test_same_set_and_order_as_the_one_by_one_loop(case: dict) -> None:
     score, taken = torch.from_numpy(case["score"].copy()), torch.from_numpy(case["taken"].copy())
@@ -81,12 +82,31 @@ def test_same_set_and_order_as_the_one_by_one_loop(case: dict) -> None:
     np.testing.assert_array_equal(taken.numpy(), case["taken"])
 
 
-def test_a_large_map_is_picked_the_same_a_part_at_a_time() -> None:
-    score = np.random.default_rng(0).integers(0, 50, (90, 120)).astype(np.float32)
+LARGE = np.random.default_rng(0).integers(0, 50, (90, 120)).astype(np.float32)
+ROWS, COLUMNS = np.mgrid[:90, :120].astype(np.float32)
+
+
+@pytest.mark.parametrize("count", [0, 1, 20, 150, None])
+@pytest.mark.parametrize(
+    "score",
+    [LARGE, ROWS * 120 + COLUMNS, -ROWS * 120 - COLUMNS, ROWS + COLUMNS, np.ones_like(ROWS), (ROWS + COLUMNS) % 2],
+    ids=["ties", "ramp", "falling ramp", "diagonal ramp", "plateau", "checkerboard"],
+)
+def test_a_large_map_is_picked_the_same_a_chunk_at_a_time(
+    score: np.ndarray, count: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(regions, "CHUNK", 100)
     nothing = np.zeros(score.shape, bool)
-    picks = pick_regions(torch.from_numpy(score), 150, region_radius=1, exclusion_radius=2)
-    expected = one_by_one(score, 150, 1, 2, nothing, -np.inf)
+    picks = pick_regions(torch.from_numpy(score), count, region_radius=1, exclusion_radius=2)
+    expected = one_by_one(score, count, 1, 2, nothing, -np.inf)
     assert list(zip(picks.y.tolist(), picks.x.tolist(), picks.score.tolist(), strict=True)) == expected
+
+
+def test_a_map_that_is_a_view_of_another_is_picked_as_its_copy() -> None:
+    score = torch.from_numpy(LARGE)
+    for view in (score.T, score[:, ::3], score[10:20]):
+        one, other = (pick_regions(s, 40, region_radius=1, exclusion_radius=2) for s in (view, view.clone()))
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 @pytest.mark.parametrize("case", range(4))

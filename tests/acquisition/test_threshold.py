@@ -1,10 +1,20 @@
-"""The global cut against sorting everything."""
+"""The global cut and the running bound against sorting everything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from halo_ray.acquisition.threshold import global_cut, histogram, lower_bound, order_keys
+from halo_ray.acquisition.bound import RunningBound, histogram
+from halo_ray.acquisition.threshold import Answer, Candidates, Cut, Question, Sequences, key_score, order_keys
+
+IMAGES = 7
+Row = tuple[float, int, int, int]
+"""Minus the score, row of the image, y, x: sorts as the candidates are chosen."""
 
 floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
@@ -15,47 +25,134 @@ def test_keys_order_as_the_floats_do(a: float, b: float) -> None:
     assert (one < other, one == other) == (a < b, a == b)
 
 
+@given(floats)
+def test_a_key_gives_its_score_back(a: float) -> None:
+    assert key_score(int(order_keys(np.array([a], np.float32))[0])) == a
+
+
 @st.composite
-def pools(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
+def pools(draw: st.DrawFn) -> tuple[list[Row], int | None, Sequences | None]:
+    """Candidates in the order they are chosen in, how many are, and sequences with caps."""
     number = draw(st.integers(0, 60))
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     scores = draw(
-        st.sampled_from([random.normal(size=number), random.integers(-1, 3, number) / 4, np.zeros(number)])
+        st.sampled_from(
+            [
+                random.normal(size=number),
+                random.integers(-1, 3, number) / 4,
+                np.zeros(number),
+                1 + random.integers(0, 5, number) * 2.0**-22,  # differ in the lower half of the key alone
+            ]
+        )
     ).astype(np.float32)
-    ids = np.array([f"image-{i}" for i in random.integers(0, 4, number)], object)
+    images = random.integers(0, IMAGES, number)
     places = random.permutation(1000)[:number]  # no two candidates are the same pixel
-    return scores, ids, places // 30, places % 30, draw(st.integers(0, 70))
+    all_of = zip(scores.tolist(), images.tolist(), places.tolist(), strict=True)
+    rows = sorted((-score, image, place // 30, place % 30) for score, image, place in all_of)
+    count = draw(st.one_of(st.none(), st.integers(1, 70)))
+    sequences = None
+    if draw(st.booleans()):
+        caps = draw(st.lists(st.sampled_from([1, 2, 5, 11, 10**9]), min_size=3, max_size=3))
+        sequences = Sequences(random.integers(0, 3, IMAGES).astype(np.int32), np.array(caps))
+    return rows, count, sequences
+
+
+def allowed(rows: list[Row], sequences: Sequences | None) -> list[Row]:
+    """What the caps leave, one by one."""
+    if sequences is None:
+        return rows
+    room, left = sequences.caps.tolist(), []
+    for row in rows:
+        sequence = sequences.of[row[1]]
+        if room[sequence]:
+            room[sequence] -= 1
+            left.append(row)
+    return left
+
+
+def candidates(rows: list[Row]) -> Candidates:
+    return Candidates(np.array([-row[0] for row in rows], np.float32), np.array([row[1] for row in rows], np.uint32))
+
+
+@settings(max_examples=2000, deadline=None)
+@given(pools(), st.integers(1, 9), st.randoms(use_true_random=False))
+def test_cut_is_the_head_of_the_sorted_list(
+    pool: tuple[list[Row], int | None, Sequences | None], parts: int, random: object
+) -> None:
+    rows, count, sequences = pool
+    mixed = rows.copy()
+    random.shuffle(mixed)  # type: ignore[attr-defined]
+    passes = []
+
+    def ask(question: Question) -> Iterator[Answer]:
+        passes.append(question.counted)
+        return (question.answer(candidates(mixed[part::parts])) for part in range(parts))  # images lie in several parts
+
+    found = Cut(IMAGES, count, sequences).run(ask)
+    left = allowed(rows, sequences)
+    chosen = left[:count]
+    assert len(passes) <= 3
+    assert found.candidates == len(rows)
+    numbers = np.bincount([row[1] for row in chosen], minlength=IMAGES) if chosen else np.zeros(IMAGES, int)
+    assert dict(zip(found.rows.tolist(), found.counts.tolist(), strict=True)) == {
+        image: number for image, number in enumerate(numbers.tolist()) if number
+    }
+    if count is not None and len(left) >= count:
+        assert found.cut == (-chosen[-1][0], chosen[-1][1])
+    else:
+        assert found.cut is None
 
 
 @settings(max_examples=500, deadline=None)
-@given(pools())
-def test_cut_is_the_head_of_the_sorted_list(pool: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]) -> None:
-    scores, ids, y, x, count = pool
-    ranked = sorted(range(len(scores)), key=lambda i: (-scores[i], ids[i], y[i], x[i]))[:count]
-    cut, chosen = global_cut(scores, ids, y, x, count)
-    assert set(np.flatnonzero(chosen)) == set(ranked)
-    if ranked:
-        last = ranked[-1]
-        assert cut is not None
-        assert (cut.score, cut.image_id, cut.y, cut.x) == (scores[last], ids[last], y[last], x[last])
-    else:
-        assert cut is None
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.lists(floats, max_size=80), st.integers(1, 90), st.integers(0, 80))
-def test_bound_never_exceeds_the_final_threshold_while_scores_come_in(
-    values: list[float], count: int, seen: int
+@given(pools(), st.permutations(range(IMAGES)))
+def test_bound_never_passes_the_cut_and_never_falls(
+    pool: tuple[list[Row], int | None, Sequences | None], order: list[int]
 ) -> None:
-    scores = np.array(values, np.float32)
-    bound = lower_bound(histogram(scores[:seen]), count)
-    if len(scores) >= count:
-        assert bound <= np.sort(scores)[::-1][count - 1]
-    if min(seen, len(scores)) < count:
-        assert bound == float("-inf")
+    rows, count, sequences = pool
+    chosen = allowed(rows, sequences)[:count]
+    bound, before = RunningBound(count, sequences), -np.inf
+    for image in order:
+        bound.add(image, histogram(candidates([row for row in rows if row[1] == image]).scores))
+        assert bound.score >= before
+        before = bound.score
+        if chosen:
+            assert bound.score <= -chosen[-1][0]
+    if count is None or len(chosen) < count:
+        assert bound.score == -np.inf
+    else:  # all is known: the bound lies in the bin of the cut
+        cut = np.array([-chosen[-1][0], bound.score], np.float32)
+        assert len(set((order_keys(cut) >> 16).tolist())) == 1
 
 
-def test_bound_is_tight_to_a_histogram_bin() -> None:
-    scores = np.linspace(0.1, 1, 1000, dtype=np.float32)
-    exact = np.sort(scores)[::-1][99]
-    assert exact * (1 - 2**-7) <= lower_bound(histogram(scores), 100) <= exact
+def test_memory_of_the_search_does_not_grow_with_the_candidates() -> None:
+    """A hundred times the candidates in the same bins and images leave the search as small."""
+
+    def size(candidates_of_an_image: int) -> int:
+        random = np.random.default_rng(0)
+        parts = [
+            Candidates(
+                (random.integers(0, 1000, candidates_of_an_image) / 1000).astype(np.float32),
+                np.full(candidates_of_an_image, image, np.uint32),
+            )
+            for image in range(50)
+        ]
+        held = []
+
+        def ask(question: Question) -> Iterator[Answer]:
+            for part in parts:
+                answer = question.answer(part)
+                held.append(answer.where.nbytes + answer.counts.nbytes + answer.ties.nbytes)
+                yield answer
+
+        found = Cut(50, 100).run(ask)
+        assert int(found.counts.sum()) == 100
+        return max(held)
+
+    assert size(100_000) <= 2 * size(1000)
+
+
+@pytest.mark.parametrize("sequences", [None, Sequences(np.zeros(3, np.int32), np.array([5]))])
+def test_nothing_to_choose_from(sequences: Sequences | None) -> None:
+    for ask in (lambda question: [], lambda question: [question.answer(candidates([]))]):
+        found = Cut(3, 5, sequences).run(ask)
+        assert (len(found.rows), found.cut, found.candidates) == (0, None, 0)

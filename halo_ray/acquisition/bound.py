@@ -1,0 +1,96 @@
+"""A lower bound of the global cut that holds while candidates are still coming in."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from halo_ray.acquisition.threshold import (
+    BIN_BITS,
+    BINS,
+    Sequences,
+    Threshold,
+    key_score,
+    order_keys,
+    threshold,
+    within,
+)
+
+Ints = npt.NDArray[np.int64]
+
+
+class Histogram(NamedTuple):
+    """The candidates of an image by the upper half of their keys, empty bins left out: small enough for a message."""
+
+    bins: npt.NDArray[np.uint16]
+    """(B,), rising."""
+    counts: npt.NDArray[np.uint32]
+    """(B,)."""
+
+
+def histogram(scores: npt.NDArray[np.float32]) -> Histogram:
+    """The sparse histogram of scores (K,)."""
+    bins, counts = np.unique(order_keys(scores) >> BIN_BITS, return_counts=True)
+    return Histogram(bins.astype(np.uint16), counts.astype(np.uint32))
+
+
+class RunningBound:
+    """A score that the ``count``-th best of all candidates cannot lie under, from the histograms known so far.
+
+    Sound at any time, since more candidates can only raise the cut: above any score, what a sequence with a cap
+    contributes never falls either. An added histogram costs time by its own size, not by all that came before.
+
+    Args:
+        count: how many are chosen; None: all, which nothing bounds.
+        sequences: None: sequences have no cap.
+    """
+
+    def __init__(self, count: int | None, sequences: Sequences | None = None) -> None:
+        self._count, self._sequences = count, sequences
+        self._known: dict[int, Ints] = {}
+        self._total = np.zeros(BINS, np.int64)
+        self._bin, self._above = BINS, 0
+
+    def add(self, row: int, found: Histogram) -> None:
+        """Counts the image of that row; whoever calls sees to it that none counts twice."""
+        if self._count is None:
+            return
+        bins, counts = found.bins.astype(np.int64), found.counts.astype(np.int64)
+        if self._sequences is not None:
+            bins, counts = self._gain(int(self._sequences.of[row]), bins, counts)
+        self._total[bins] += counts
+        # A bound that is not yet known stands above all bins; it moves to the bin that the count-th best lies in.
+        if self._bin == BINS:
+            self._above += int(counts.sum())
+            if self._above >= self._count:
+                known: Threshold | None = threshold(np.arange(BINS), self._total, self._count)
+                assert known is not None
+                self._bin, self._above = known.value, int(self._total[known.value :].sum())
+            return
+        self._above += int(counts[bins >= self._bin].sum())
+        while self._above - self._total[self._bin] >= self._count:
+            self._above -= int(self._total[self._bin])
+            self._bin += 1
+
+    @property
+    def score(self) -> float:
+        """The bound; −inf while none is known."""
+        return key_score(self._bin << BIN_BITS) if self._bin < BINS else float("-inf")
+
+    def _gain(self, sequence: int, bins: Ints, counts: Ints) -> tuple[Ints, Ints]:
+        """What more candidates of a sequence change in what it may contribute."""
+        assert self._sequences is not None
+        seen = self._known.get(sequence, np.zeros((2, 0), np.int64))
+        joint, place = np.unique(np.concatenate([seen[0], bins]), return_inverse=True)
+        kept = np.zeros(len(joint), np.int64)
+        np.add.at(kept, place, np.concatenate([seen[1], counts]))
+        limit = threshold(joint, kept, int(self._sequences.caps[sequence]))
+        if limit is not None:
+            kept = within(joint, kept, limit)
+        # What lies below the cap's threshold can never count again.
+        self._known[sequence] = np.stack([joint, kept])[:, kept > 0]
+        change = kept.copy()
+        change[place[: len(seen[0])]] -= seen[1]
+        return joint, change
