@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -68,7 +69,12 @@ def small_config(root: Path, output_dir: Path) -> Config:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
     """A Ray cluster of this test run alone; its own short directory, since socket paths have a length limit."""
-    with tempfile.TemporaryDirectory(prefix="hr", dir="/tmp", ignore_cleanup_errors=True) as directory:
+    path = os.pathsep.join([str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])])  # for own_scores
+    with (
+        pytest.MonkeyPatch.context() as environment,
+        tempfile.TemporaryDirectory(prefix="hr", dir="/tmp", ignore_cleanup_errors=True) as directory,
+    ):
+        environment.setenv("PYTHONPATH", path)
         ray.init(
             address="local",
             namespace="halo_ray",
@@ -108,7 +114,7 @@ def experiment(cluster: None, dataset: Path, tmp_path_factory: pytest.TempPathFa
     from halo_ray.experiment import run_experiment
 
     config = small_config(dataset, tmp_path_factory.mktemp("run") / "experiment")
-    config = replace(config, execution=replace(config.execution, save_maps="picked"))
+    config = replace(config, execution=replace(config.execution, save_maps="picked", compare_functions=("entropy",)))
     run_experiment(config)
     return config
 

@@ -18,6 +18,9 @@ from halo_ray.checkpoint import weights_checksum
 from halo_ray.context import Context
 from halo_ray.pipeline import arrow_batches, stream
 
+GROUP_ROWS = 1 << 18
+"""Rows of a row group of the ledger's file."""
+
 _PICK = ["y", "x", "score", "radius", "entropy", "guess", "probability"]
 _COLUMNS = ["image_id", *_PICK]
 
@@ -34,12 +37,18 @@ def annotate(context: Context, number: int, selection: str, candidates: str, che
         context.classes, config.acquisition.region_radius, number, weights_checksum(storage, checkpoint)
     )
     buffer, pixels = io.BytesIO(), 0
+    waiting = LEDGER.empty_table()
     with pq.ParquetWriter(buffer, LEDGER) as writer:
         if requests.num_rows:
             with arrow_batches(stream(requests, config.execution.block_images, oracle)) as answers:
                 for answer in answers:
-                    writer.write_table(answer.cast(LEDGER))
+                    waiting = pa.concat_tables([waiting, answer.cast(LEDGER)])
                     pixels += answer.num_rows
+                    # Groups of a fixed size, so that the bytes of the file do not depend on those of the blocks.
+                    while waiting.num_rows >= GROUP_ROWS:
+                        writer.write_table(waiting.slice(0, GROUP_ROWS).combine_chunks())
+                        waiting = waiting.slice(GROUP_ROWS)
+        writer.write_table(waiting.combine_chunks())
     storage.write(Ledger.file(number), buffer.getvalue())
     return {"pixels": pixels}
 

@@ -72,7 +72,18 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], list[str], list[str]]] = {
     ),
     "budget of nothing": (lambda root: None, ["--acquisition.budget=0"], ["acquisition.budget"]),
     "budget above all": (lambda root: None, ["--acquisition.budget=1.5"], ["acquisition.budget"]),
-    "more regions than room": (lambda root: None, ["--acquisition.budget=0.9"], ["acquisition.budget", "at most"]),
+    "no such module for scores": (
+        lambda root: None, ["--acquisition.function=no_such_module.score"], ["acquisition.function", "no_such_module"]
+    ),
+    "image of no sequence": (
+        lambda root: None, ["--acquisition.sequence=^([a-z]+)"], ["acquisition.sequence", "image id '0'"]
+    ),
+    "mask of another size": (
+        lambda root: Image.new("L", (7, 5)).save(root / "mask.png"),
+        ["--acquisition.never=mask.png"],
+        ["acquisition.never", "7x5", "100x72"],
+    ),
+    "mask that is not there": (lambda root: None, ["--acquisition.never=mask.png"], ["mask.png"]),
     "less than a region a round": (lambda root: None, ["--acquisition.budget=1e-5"], ["acquisition.budget", "rounds"]),
     "output not writable": (lambda root: None, ["--output_dir=/proc/halo"], ["output_dir", "/proc/halo"]),
     "output below a file": (lambda root: None, ["--output_dir=/etc/hostname/run"], ["output_dir", "/etc/hostname/run"]),

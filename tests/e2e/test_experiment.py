@@ -14,11 +14,9 @@ import pytest
 from PIL import Image
 
 from halo_ray.config import Config
-from halo_ray.context import finished_rounds, open_experiment
+from halo_ray.context import finished_rounds
 from halo_ray.errors import InputError
 from halo_ray.experiment import run_experiment
-from halo_ray.runtime import ExecutionConfig
-from halo_ray.scoring import score_pool, select_regions
 
 ROUNDS = (1, 2)
 
@@ -102,31 +100,6 @@ def test_overview_is_a_picture(experiment: Config) -> None:
         pixels = np.asarray(picture.convert("RGB"))
     assert min(pixels.shape[:2]) > 500
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 1000  # it shows frames, not bare axes
-
-
-@pytest.mark.parametrize(
-    "execution",
-    [
-        ExecutionConfig(num_workers=0, max_actors=2, min_actors=2, images_per_actor=1, batch_images=1, block_images=1),
-        ExecutionConfig(num_workers=0, max_actors=1, batch_images=8, block_images=3),
-    ],
-    ids=["two actors, blocks and batches of 1", "one actor, blocks of 3"],
-)
-def test_picks_do_not_depend_on_actors_blocks_or_batches(
-    experiment: Config, execution: ExecutionConfig, tmp_path: Path
-) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(experiment.output_dir, copy)
-    for number in ROUNDS:
-        (copy / f"rounds/{number:03d}/selection.json").unlink()
-    config = replace(experiment, output_dir=str(copy), execution=execution)
-    with open_experiment(config) as context:
-        for number, checkpoint in zip(ROUNDS, ("pretrain/checkpoint", "rounds/001/checkpoint"), strict=True):
-            found = score_pool(context, number, checkpoint)
-            select_regions(context, number, found["candidates"])
-    for number in ROUNDS:
-        name = f"rounds/{number:03d}/selection.json"
-        assert (copy / name).read_bytes() == Path(experiment.output_dir, name).read_bytes()
 
 
 def test_a_finished_experiment_is_not_run_again(experiment: Config) -> None:

@@ -1,0 +1,126 @@
+"""What a scoring actor does with an image that the network fails on; a real model, coordinator and storage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import ray
+import torch
+from ray.actor import ActorProxy
+from safetensors.torch import load_file, save_file
+
+from halo_ray.acquisition.budget import RoundPlan
+from halo_ray.config import Config
+from halo_ray.context import open_experiment
+from halo_ray.coordinator import Coordinator
+from halo_ray.data.decoding import DecodeImages
+from halo_ray.data.manifest import load_splits
+from halo_ray.errors import InputError
+from halo_ray.scoring import Scorer, ScoringJob, score_pool
+from halo_ray.storage import Storage
+
+JOB = ScoringJob(
+    storage_uri="",
+    checkpoint="pretrain/checkpoint",
+    input_size=(64, 96),
+    acquisition=None,
+    functions=("halo",),
+    plan=RoundPlan(30, "1/100"),
+    pool_pixels=6 * 72 * 100,
+    seed=1,
+    never=None,
+    maps=None,
+    problems="problems",
+)
+
+
+@pytest.fixture
+def coordinator(cluster: None) -> Iterator[ActorProxy[Coordinator]]:
+    actor = ray.remote(num_cpus=0)(Coordinator).remote(6, 10**6)  # more regions than there are: no bound
+    yield actor
+    ray.kill(actor)
+
+
+@pytest.fixture
+def images(experiment: Config) -> pa.Table:
+    """The decoded pool, nothing asked yet."""
+    pool = load_splits(Storage(experiment.output_dir)).pool
+    pool = pool.append_column("row", pa.array(range(6)))
+    for name in ("asked_y", "asked_x"):
+        pool = pool.append_column(name, pa.array([[]] * 6, pa.list_(pa.int64())))
+    return DecodeImages((64, 96))(pool)
+
+
+@pytest.fixture
+def scorer(experiment: Config, coordinator: ActorProxy[Coordinator], tmp_path: Path) -> Scorer:
+    (tmp_path / "pretrain").symlink_to(Path(experiment.output_dir, "pretrain"))
+    acquisition = replace(experiment.acquisition, beta=float("inf"))
+    threads = torch.get_num_threads()
+    made = Scorer(replace(JOB, storage_uri=str(tmp_path), acquisition=acquisition), coordinator, "cpu")
+    torch.set_num_threads(threads)
+    return made
+
+
+class Failing(torch.nn.Module):
+    """A model that fails at some of its calls, counted from 0."""
+
+    def __init__(self, model: torch.nn.Module, calls: set[int], error: Exception) -> None:
+        super().__init__()
+        self.model, self.calls, self.error, self.called = model, calls, error, 0
+        self.curvature = model.curvature
+
+    def forward(self, images: torch.Tensor) -> object:
+        self.called += 1
+        if self.called - 1 in self.calls:
+            raise self.error
+        return self.model(images)
+
+
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+
+def ids(table: pa.Table) -> set[str]:
+    return set(table["image_id"].to_pylist())
+
+
+def test_an_image_that_fails_once_is_tried_again(scorer: Scorer, images: pa.Table, tmp_path: Path) -> None:
+    expected = scorer(images)
+    scorer._model = Failing(scorer._model, {0, 3}, OUT_OF_MEMORY)
+    found = scorer(images)
+    assert scorer._model.called == 8
+    assert found.equals(expected)
+    assert not (tmp_path / "problems").exists()
+
+
+@pytest.mark.parametrize(
+    "error", [OUT_OF_MEMORY, InputError("nan in the logits, at index [0, 0]")], ids=["memory", "NaN"]
+)
+def test_an_image_that_fails_twice_is_recorded_and_the_others_go_on(
+    scorer: Scorer, images: pa.Table, tmp_path: Path, error: Exception, coordinator: ActorProxy[Coordinator]
+) -> None:
+    # An InputError is no accident of memory and is not tried again.
+    scorer._model = Failing(scorer._model, {2, 3} if isinstance(error, RuntimeError) else {2}, error)
+    found = scorer(images)
+    assert ids(found) == {"0", "1", "3", "4", "5"}
+    storage = Storage(str(tmp_path))
+    assert storage.read_json("problems/2.json") == {"image_id": "2", "problem": str(error)}
+    assert ray.get(coordinator.images.remote()) == 5
+
+
+def test_a_model_that_fails_on_every_image_ends_the_stage(experiment: Config, tmp_path: Path) -> None:
+
+    config = replace(experiment, output_dir=str(tmp_path / "run"))
+    with open_experiment(config) as context:
+        source = Path(experiment.output_dir, "pretrain/checkpoint")
+        target = tmp_path / "run/broken"
+        target.mkdir()
+        (target / "model.json").write_bytes((source / "model.json").read_bytes())
+        weights = load_file(source / "model.safetensors")
+        broken = {key: w * float("nan") if w.is_floating_point() else w for key, w in weights.items()}
+        save_file(broken, target / "model.safetensors")
+        with pytest.raises(InputError, match="no image of the pool could be scored; 0: nan in the embedding"):
+            score_pool(context, 1, "broken")
