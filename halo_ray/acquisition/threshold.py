@@ -121,7 +121,8 @@ class Question:
             sequence = None if sequence is None else sequence[doubtful]
         counts = np.bincount(bins if sequence is None else sequence * BINS + bins)
         where = np.flatnonzero(counts)
-        return Answer(len(keys), where, counts[where], where[:0])
+        small = where.astype(np.min_scalar_type(len(counts)))  # answers are what the coordinator's memory holds
+        return Answer(len(keys), small, counts[where].astype(np.uint32), where[:0])
 
 
 def _by_image(rows: npt.NDArray[np.integer[Any]], keys: npt.NDArray[np.uint32], target: Ints) -> Answer:

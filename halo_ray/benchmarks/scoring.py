@@ -35,7 +35,7 @@ CHECKPOINT = "checkpoint"
 class ScoringBenchmark:
     """Pool images a second, start-up left out: decoding, forward pass, acquisition map, picks."""
 
-    images: int = 96
+    images: int = 192
     """Pool images, rendered street scenes stored as JPEG."""
     height: int = 512
     """Rows of a pool image in pixels, a multiple of 32."""

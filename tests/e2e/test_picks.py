@@ -60,8 +60,8 @@ def actors(number: int, blocks: int, batches: int) -> ExecutionConfig:
 
 @pytest.mark.parametrize(
     "execution",
-    [actors(1, 3, 8), actors(2, 1, 1), actors(4, 16, 1)],
-    ids=["1 actor, blocks of 3, batches of 8", "2 actors, blocks and batches of 1", "4 actors, blocks of 16"],
+    [actors(1, 3, 8), actors(1, 16, 1), actors(2, 1, 1), actors(4, 1, 8)],
+    ids=lambda e: f"{e.max_actors} actors, blocks of {e.block_images}, batches of {e.batch_images}",
 )
 def test_picks_do_not_depend_on_actors_blocks_or_batches(
     experiment: Config, execution: ExecutionConfig, tmp_path: Path
