@@ -14,6 +14,7 @@ import jsonargparse
 import yaml
 
 from halo_ray.acquisition.budget import AcquisitionConfig
+from halo_ray.acquisition.scores import acquisition
 from halo_ray.data.manifest import DataConfig
 from halo_ray.errors import InputError
 from halo_ray.models.build import ModelConfig
@@ -50,6 +51,8 @@ class Config:
             raise InputError(f"seed is {self.seed}: it must be 0 or more")
         if not self.output_dir:
             raise InputError("output_dir is empty: name a directory")
+        for name in self.execution.compare_functions:
+            acquisition(name, "execution.compare_functions")
 
 
 def parse_config(arguments: Sequence[str], presets: Path) -> Config:

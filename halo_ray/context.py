@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from halo_ray.acquisition.budget import RoundPlan, plan_budget, room
+from halo_ray.acquisition.budget import RoundPlan, capped_sequences, plan_budget, room
 from halo_ray.config import Config, config_from_yaml, config_to_yaml, identity
 from halo_ray.data.classes import ClassSet, class_set
-from halo_ray.data.manifest import SPLITS, Splits, list_splits, load_splits, save_splits, sizes
+from halo_ray.data.manifest import SPLITS, Splits, list_splits, load_splits, pool_mask, save_splits, sizes
 from halo_ray.errors import InputError
 from halo_ray.models.build import ModelConfig, located
 from halo_ray.pipeline import inspect_splits
@@ -33,6 +35,8 @@ class Context:
     splits: Splits
     classes: ClassSet
     plan: list[RoundPlan]
+    never: npt.NDArray[np.bool_] | None
+    """(H, W): where in a pool image nothing is ever picked."""
     model: ModelConfig
     """config.model with its files by absolute path, since processes run in directories of their own."""
 
@@ -77,6 +81,8 @@ def open_experiment(config: Config) -> Iterator[Context]:
         if len(planned) < config.acquisition.rounds:
             plan = plan_budget(config.acquisition, sizes(splits.pool), planned)
             _say_what_is_too_much(plan, room(config.acquisition, sizes(splits.pool)))
+        never = pool_mask(config.acquisition.never, config.data_root, splits.pool)
+        capped_sequences(config.acquisition, splits.pool["image_id"].to_pylist(), sizes(splits.pool), plan[0])
         if not begun:
             save_splits(splits, storage)
             storage.write_json(_CLASSES, _as_json(classes))
@@ -86,7 +92,7 @@ def open_experiment(config: Config) -> Iterator[Context]:
         text = config_to_yaml(config).encode()
         if not storage.exists(_CONFIG) or storage.read(_CONFIG) != text:
             storage.write(_CONFIG, text)
-        yield Context(config, storage, splits, classes, plan, model)
+        yield Context(config, storage, splits, classes, plan, never, model)
 
 
 def finished_rounds(config: Config) -> int | None:

@@ -26,8 +26,6 @@ from halo_ray.checkpoint import load_model
 from halo_ray.context import Context
 from halo_ray.coordinator import Coordinator, Report
 from halo_ray.data.decoding import DecodeImages, pixels
-from halo_ray.data.images import read_mask
-from halo_ray.data.manifest import sizes
 from halo_ray.errors import InputError
 from halo_ray.models.segmenter import Segmentation
 from halo_ray.pipeline import compute_on_actors
@@ -169,7 +167,7 @@ def score_pool(context: Context, number: int, checkpoint: str) -> dict[str, Any]
         plan=context.plan[number - 1],
         pool_pixels=context.splits.pool_pixels,
         seed=context.round_seed(number),
-        never=_never(config.acquisition.never, pool),
+        never=context.never,
         maps=None if config.execution.save_maps == "none" else f"{at}/maps",
         problems=f"{at}/problems/{attempt}",
     )
@@ -225,20 +223,6 @@ def _with_asked_regions(pool: pa.Table, ledger: Ledger, number: int) -> pa.Table
     pool = pool.append_column("asked_y", pa.array([y for y, _ in rows], places))
     pool = pool.append_column("asked_x", pa.array([x for _, x in rows], places))
     return pool.append_column("row", pa.array(np.arange(pool.num_rows)))
-
-
-def _never(uri: str | None, pool: pa.Table) -> npt.NDArray[np.bool_] | None:
-    """The mask of acquisition.never."""
-    if uri is None:
-        return None
-    mask = read_mask(uri)
-    for image_id, size in zip(pool["image_id"].to_pylist(), sizes(pool), strict=True):
-        if size != mask.shape:
-            raise InputError(
-                f"acquisition.never {uri} is {mask.shape[1]}x{mask.shape[0]} pixels, but image {image_id} is "
-                f"{size[1]}x{size[0]}: give it the size of the pool images"
-            )
-    return mask
 
 
 def _problems(storage: Storage, directory: str, images: int, number: int) -> list[dict[str, str]]:

@@ -43,7 +43,7 @@ class AcquisitionConfig:
     sequence_cap: float = 2.0
     """The most regions of one sequence in one round, in multiples of its fair share."""
     never: str | None = None
-    """Image of the pool images' size; where it is not black nothing is ever picked (ego vehicle, borders)."""
+    """Image below data_root, of the pool images' size; where it is not black nothing is ever picked (ego vehicle)."""
     beta: float | None = None
     """Stochastic selection: regions are sampled in proportion to score^beta; .inf takes the best; null: 1 for scope
     pool, .inf for scope image (paper)."""

@@ -69,7 +69,10 @@ def ripu(maps: Maps) -> Tensor:
 
 
 def hyperbolic_impurity(maps: Maps) -> Tensor:
-    """Impurity of the radius, sorted into 100 bins of its image's range, × mean region entropy; window as in ripu."""
+    """Impurity of the radius × mean region entropy; window as in ripu.
+
+    Radii are sorted into 100 bins of their image's range (official code), so an image of one radius has no impurity.
+    """
     side = max(maps.region_radius, 1)
     mixed = impurity(maps.radius_bins, RADIUS_BINS, side)
     return maps.normalized(mixed) * maps.normalized(maps.mean_uncertainty(side))
@@ -87,8 +90,11 @@ ACQUISITIONS: dict[str, Acquisition] = {
 }
 
 
-def acquisition(name: str) -> Acquisition:
+def acquisition(name: str, key: str = "acquisition.function") -> Acquisition:
     """The function of that name: one of ACQUISITIONS, or a user's own by its dotted path (``package.module.function``).
+
+    Args:
+        key: of the configuration, as errors name it.
 
     Raises:
         InputError: there is none.
@@ -97,18 +103,17 @@ def acquisition(name: str) -> Acquisition:
         return ACQUISITIONS[name]
     module, _, attribute = name.rpartition(".")
     if not module:
-        raise InputError(f"acquisition.function: no function {name!r}; {nearest(name, ACQUISITIONS)}")
+        raise InputError(f"{key}: no function {name!r}; {nearest(name, ACQUISITIONS)}")
     try:
         found = getattr(importlib.import_module(module), attribute)
     except ImportError as error:
         raise InputError(
-            f"acquisition.function: cannot import {module!r} for {name!r} ({error}): put it on the PYTHONPATH of every "
-            "node"
+            f"{key}: cannot import {module!r} for {name!r} ({error}): put it on the PYTHONPATH of every node"
         ) from error
     except AttributeError as error:
-        raise InputError(f"acquisition.function: module {module!r} has no {attribute!r}: check the name") from error
+        raise InputError(f"{key}: module {module!r} has no {attribute!r}: check the name") from error
     if not callable(found):
-        raise InputError(f"acquisition.function: {name!r} is no function of Maps: name one")
+        raise InputError(f"{key}: {name!r} is no function of Maps: name one")
     own: Acquisition = found
     return own
 

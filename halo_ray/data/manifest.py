@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from halo_ray.data.images import read_mask
 from halo_ray.data.readers import SplitConfig, list_split
 from halo_ray.errors import InputError
 from halo_ray.storage import Storage
@@ -72,6 +76,27 @@ def list_splits(config: DataConfig, data_root: str, seed: int) -> Splits:
     if both:
         raise InputError(f"data.validation shares image {min(both)} with data.pool: validation must not be trained on")
     return Splits(**tables)
+
+
+def pool_mask(path: str | None, data_root: str, pool: pa.Table) -> npt.NDArray[np.bool_] | None:
+    """(H, W): where in every pool image nothing may be picked, by the image acquisition.never; None without one.
+
+    Args:
+        path: as configured; a relative one lies below ``data_root``.
+
+    Raises:
+        InputError: it cannot be read, or a pool image has another size.
+    """
+    if path is None:
+        return None
+    mask = read_mask(path if "://" in path or not data_root else os.path.join(data_root, path))
+    for image_id, size in zip(pool["image_id"].to_pylist(), sizes(pool), strict=True):
+        if size != mask.shape:
+            raise InputError(
+                f"acquisition.never {path} is {mask.shape[1]}x{mask.shape[0]} pixels, but image {image_id} is "
+                f"{size[1]}x{size[0]}: give it the size of the pool images"
+            )
+    return mask
 
 
 def save_splits(splits: Splits, storage: Storage) -> None:

@@ -75,6 +75,9 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], list[str], list[str]]] = {
     "no such module for scores": (
         lambda root: None, ["--acquisition.function=no_such_module.score"], ["acquisition.function", "no_such_module"]
     ),
+    "no such function to compare": (
+        lambda root: None, ["--execution.compare_functions=[entropie]"], ["execution.compare_functions", "'entropy'"]
+    ),
     "image of no sequence": (
         lambda root: None, ["--acquisition.sequence=^([a-z]+)"], ["acquisition.sequence", "image id '0'"]
     ),
