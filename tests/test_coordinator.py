@@ -89,6 +89,17 @@ def test_a_repeated_message_counts_once() -> None:
     assert audit == {"images": 2, "candidates": 3, "pruned_at_most": 5, "bound": 0.5}
 
 
+def test_speed_is_measured_from_the_first_report_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([100.0, 102.0, 104.0])
+    monkeypatch.setattr("halo_ray.coordinator.time.monotonic", lambda: next(times))
+    coordinator = Coordinator(IMAGES, 3)
+    coordinator.add({0: report([1.0]), 1: report([1.0])})
+    assert coordinator.images_per_second() is None
+    for row in (2, 3):
+        coordinator.add({row: report([1.0]), row + 5: report([1.0])})
+    assert coordinator.images_per_second() == 1.0  # four images in four seconds
+
+
 def test_each_function_has_a_bound_of_its_own() -> None:
     coordinator = Coordinator(IMAGES, 1, functions=("halo", "entropy"))
     both = report([0.25]) | {"entropy": Report(histogram(np.array([2.0], np.float32)), 0)}
