@@ -9,4 +9,4 @@ class InputError(Exception):
 
 
 class BadRecordError(InputError):
-    """An image or label that cannot be used; the message names its file."""
+    """An image or label that cannot be used, or on which the network fails; others may be fine."""

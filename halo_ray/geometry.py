@@ -15,7 +15,7 @@ from geoopt.manifolds.stereographic import math as ball
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from halo_ray.errors import InputError
+from halo_ray.errors import BadRecordError, InputError
 
 BOUNDARY_EPS = 1e-5
 """Distance kept from the rim, in units of the ball's radius. geoopt's float32 default, 4e-3, caps the radius at 6.2."""
@@ -54,7 +54,7 @@ def radius(h: Tensor, curvature: float, dim: int = 1) -> Tensor:
     """Hyperbolic distance to the origin, (2/√c) artanh(√c‖h‖); ``dim`` is removed.
 
     Raises:
-        InputError: ``h`` holds NaN or infinity.
+        BadRecordError: ``h`` holds NaN or infinity.
     """
     check_finite("the embedding", h)
     wide = h.to(_wide(h.dtype))
@@ -82,7 +82,7 @@ def upsampled_radius(h: Tensor, size: tuple[int, int], curvature: float) -> Tens
         (N, H, W), dtype of ``h``.
 
     Raises:
-        InputError: ``h`` holds NaN or infinity.
+        BadRecordError: ``h`` holds NaN or infinity.
     """
     rows, cols = h.shape[-2:]
     own, beside, below, diagonals = _inner_products(h)
@@ -181,12 +181,12 @@ def check_curvature(curvature: float) -> float:
 
 
 def check_finite(name: str, values: Tensor) -> None:
-    """Raises InputError where ``values`` hold NaN or infinity; the message calls them ``name`` and says where."""
+    """Raises BadRecordError where ``values`` hold NaN or infinity; the message calls them ``name`` and says where."""
     finite = values.isfinite()
     if not finite.all():
         place = (~finite).nonzero()[0].tolist()
         value, shape = values[tuple(place)].item(), list(values.shape)
-        raise InputError(
+        raise BadRecordError(
             f"{value} in {name}, at index {place} of shape {shape}: the weights or the image are broken; a lower "
             "training.learning_rate keeps training from diverging"
         )

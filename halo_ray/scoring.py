@@ -26,8 +26,7 @@ from halo_ray.checkpoint import load_model
 from halo_ray.context import Context
 from halo_ray.coordinator import Coordinator, Report
 from halo_ray.data.decoding import DecodeImages, pixels
-from halo_ray.errors import InputError
-from halo_ray.models.segmenter import Segmentation
+from halo_ray.errors import BadRecordError, InputError
 from halo_ray.pipeline import compute_on_actors
 from halo_ray.progress import progress
 from halo_ray.selection import coordinator, map_name
@@ -38,6 +37,10 @@ SCORING_THREADS = 1
 
 FILE_BYTES = 4 * 2**20
 """Least size of a file of candidates in memory, so that a large pool does not leave a file for every few images."""
+
+
+DEVICE_LOST: tuple[type[Exception], ...] = (torch.AcceleratorError,) if hasattr(torch, "AcceleratorError") else ()
+"""Failures after which a process can compute nothing more on its GPU."""
 
 
 @dataclass(frozen=True)
@@ -76,24 +79,11 @@ class Scorer:
         """Candidates (CANDIDATES) of decoded pool images with the regions asked before (asked_y, asked_x)."""
         tables, reports = [CANDIDATES.empty_table()], {}
         for row in batch.to_pylist():
-            image = self._image(row)
-            with torch.inference_mode():
-                said = self._segment(row)
-                if said is None:
-                    continue
-                found, maps = find_candidates(
-                    said,
-                    image,
-                    self._job.acquisition,
-                    curvature=self._model.curvature,
-                    seed=self._job.seed,
-                    bounds=self._bounds,
-                )
-                if self._job.maps is not None:
-                    own = found[self._job.acquisition.function]
-                    self._save_maps(f"{self._job.maps}/{map_name(image.image_id)}", maps, own)
+            found = self._find(row)
+            if found is None:
+                continue
             tables += [_table(row, name, own) for name, own in found.items()]
-            reports[row["row"]] = {name: self._report(own, name, image) for name, own in found.items()}
+            reports[row["row"]] = {name: self._report(row, name, own) for name, own in found.items()}
         now = ray.get(self._coordinator.add.remote(reports))
         # A coordinator that was restarted knows less than it once did; what it said then still holds.
         self._bounds = {name: max(bound, now[name]) for name, bound in self._bounds.items()}
@@ -101,35 +91,62 @@ class Scorer:
         bounds = [np.float32(self._bounds[name]) for name in joint["function"].to_pylist()]
         return joint.filter(pa.array(joint["score"].to_numpy() >= np.array(bounds, np.float32)))
 
-    def _image(self, row: dict[str, Any]) -> Image:
-        job, size = self._job, (row["height"], row["width"])
-        asked = torch.tensor(row["asked_y"]), torch.tensor(row["asked_x"])
-        return Image(
-            row["image_id"],
-            size,
-            image_limit(job.acquisition, size, job.plan, job.pool_pixels),
-            taken_places(size, *asked, job.acquisition, self._never),
-        )
-
-    def _segment(self, row: dict[str, Any]) -> Segmentation | None:
-        """What the network says of an image; None, and a file that says why, where it failed twice."""
-        image = torch.from_numpy(pixels(row["image"], *self._job.input_size, 3))[None]
+    def _find(self, row: dict[str, Any]) -> dict[str, Found] | None:
+        """The candidates of an image by acquisition function; None, and a file that says why, where it failed."""
         try:
-            try:
-                result: Segmentation = self._model(image.to(self._device))
-            except RuntimeError:  # out of memory, most often: once more, with all there is
-                if self._device != "cpu":
-                    torch.cuda.empty_cache()
-                result = self._model(image.to(self._device))
-            return result
-        except (RuntimeError, InputError) as error:
-            problem = {"image_id": row["image_id"], "problem": str(error).splitlines()[0]}
-            self._storage.write_json(f"{self._job.problems}/{quote(row['image_id'], safe='')}.json", problem)
+            return self._attempt(row)
+        except DEVICE_LOST:
+            raise  # nothing more can be computed in this process
+        except BadRecordError as error:
+            self._record(row, error, scored=False)
+            return None
+        except RuntimeError:
+            pass  # out of memory, most often: what this attempt holds is only free once its traceback is gone
+        if self._device != "cpu":
+            torch.cuda.empty_cache()
+        try:
+            return self._attempt(row)
+        except DEVICE_LOST:
+            raise
+        except (RuntimeError, BadRecordError) as error:
+            self._record(row, error, scored=False)
             return None
 
-    def _report(self, found: Found, name: str, image: Image) -> Report:
-        fewer = image.limit - len(found.picks.y) if np.isfinite(self._bounds[name]) else 0
+    def _attempt(self, row: dict[str, Any]) -> dict[str, Found]:
+        job, size = self._job, (row["height"], row["width"])
+        asked = torch.tensor(row["asked_y"]), torch.tensor(row["asked_x"])
+        image = Image(row["image_id"], size, self._limit(row), taken_places(size, *asked, job.acquisition, self._never))
+        pixels_ = torch.from_numpy(pixels(row["image"], *job.input_size, 3))[None]
+        with torch.inference_mode():
+            found, maps = find_candidates(
+                self._model(pixels_.to(self._device)),
+                image,
+                job.acquisition,
+                curvature=self._model.curvature,
+                seed=job.seed,
+                bounds=self._bounds,
+            )
+            if job.maps is not None:
+                self._save_maps(f"{job.maps}/{map_name(image.image_id)}", maps, found[job.acquisition.function])
+        return found
+
+    def _limit(self, row: dict[str, Any]) -> int:
+        job = self._job
+        return image_limit(job.acquisition, (row["height"], row["width"]), job.plan, job.pool_pixels)
+
+    def _report(self, row: dict[str, Any], name: str, found: Found) -> Report:
+        broken = int(found.score.isnan().sum())
+        if broken:
+            problem = BadRecordError(f"{broken} of {found.score.numel()} scores of {name} are NaN and were left out")
+            self._record(row, problem, scored=True)
+        fewer = self._limit(row) - len(found.picks.y) if np.isfinite(self._bounds[name]) else 0
         return Report(histogram(found.picks.score.numpy()), pruned=fewer)
+
+    def _record(self, row: dict[str, Any], error: Exception, *, scored: bool) -> None:
+        """Stores what is wrong with an image; a file for each, so that a repetition counts once."""
+        problem = (str(error) or type(error).__name__).splitlines()[0]
+        entry = {"image_id": row["image_id"], "problem": problem, "scored": scored}
+        self._storage.write_json(f"{self._job.problems}/{quote(row['image_id'], safe='')}.json", entry)
 
     def _save_maps(self, name: str, maps: Maps, found: Found) -> None:
         kept = {"radius": maps.radius[0], "entropy": maps.entropy[0], "score": found.score}
@@ -143,8 +160,8 @@ def score_pool(context: Context, number: int, checkpoint: str) -> dict[str, Any]
 
     Returns:
         JSON-able: ``candidates``, by acquisition function the directory of the storage that holds them as Parquet
-        (CANDIDATES); ``audit``, by function what the coordinator saw; ``problems``, image_id and problem of the images
-        that could not be scored.
+        (CANDIDATES); ``audit``, by function what the coordinator saw; ``problems``: image_id, problem, and whether the
+        image was scored nevertheless, of the images that had one.
 
     Raises:
         InputError: no image could be scored.
@@ -225,14 +242,16 @@ def _with_asked_regions(pool: pa.Table, ledger: Ledger, number: int) -> pa.Table
     return pool.append_column("row", pa.array(np.arange(pool.num_rows)))
 
 
-def _problems(storage: Storage, directory: str, images: int, number: int) -> list[dict[str, str]]:
+def _problems(storage: Storage, directory: str, images: int, number: int) -> list[dict[str, Any]]:
     """What the actors recorded; says so, since nobody else would."""
-    found: list[dict[str, str]] = []
+    found: list[dict[str, Any]] = []
     for path in storage.files(directory):
         with storage.filesystem.open_input_stream(path) as stream:
             found.append(json.loads(stream.read()))
-    if len(found) == images:
-        raise InputError(f"no image of the pool could be scored; {found[0]['image_id']}: {found[0]['problem']}")
+    lost = [problem for problem in found if not problem["scored"]]
+    if len(lost) == images:
+        raise InputError(f"no image of the pool could be scored; {lost[0]['image_id']}: {lost[0]['problem']}")
     for problem in found:
-        print(f"round {number}: image {problem['image_id']} could not be scored: {problem['problem']}", flush=True)
+        what = "" if problem["scored"] else " could not be scored"
+        print(f"round {number}: image {problem['image_id']}{what}: {problem['problem']}", flush=True)
     return found

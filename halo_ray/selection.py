@@ -56,7 +56,7 @@ def map_name(image_id: str) -> str:
 
 
 def select_regions(
-    context: Context, number: int, candidates: dict[str, str], audit: dict[str, Any], problems: list[dict[str, str]]
+    context: Context, number: int, candidates: dict[str, str], audit: dict[str, Any], problems: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """The regions that round ``number`` buys, from the stored candidates; committed as selection.json.
 
@@ -105,7 +105,7 @@ def compared_file(number: int, function: str) -> str:
 
 
 def _description(
-    context: Context, number: int, function: str, selection: Selection, problems: list[dict[str, str]]
+    context: Context, number: int, function: str, selection: Selection, problems: list[dict[str, Any]]
 ) -> dict[str, Any]:
     pool = context.splits.pool["image_id"]
     cut = None if selection.cut is None else {"score": selection.cut[0], "image_id": pool[selection.cut[1]].as_py()}
@@ -117,7 +117,7 @@ def _description(
         "cut": cut,
         "order": TIE_RULE,
         "counts": dict(zip(pool.take(selection.rows).to_pylist(), selection.counts.tolist(), strict=True)),
-        "not_scored": sorted(problems, key=lambda problem: problem["image_id"]),
+        "problems": sorted(problems, key=lambda problem: problem["image_id"]),
     }
 
 

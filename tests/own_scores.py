@@ -14,3 +14,14 @@ def slow_halo(maps: Maps) -> Tensor:
     """HALO, slowly enough to be killed half-way."""
     time.sleep(SECONDS)
     return halo(maps)
+
+
+def broken(maps: Maps) -> Tensor:
+    return maps.entropy * (1 / 0)
+
+
+def half(maps: Maps) -> Tensor:
+    """Entropy in the lower half of the image, NaN above."""
+    score = maps.entropy.clone()
+    score[:, : score.shape[1] // 2] = float("nan")
+    return score

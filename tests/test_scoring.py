@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -19,7 +21,7 @@ from halo_ray.context import open_experiment
 from halo_ray.coordinator import Coordinator
 from halo_ray.data.decoding import DecodeImages
 from halo_ray.data.manifest import load_splits
-from halo_ray.errors import InputError
+from halo_ray.errors import BadRecordError, InputError
 from halo_ray.scoring import Scorer, ScoringJob, score_pool
 from halo_ray.storage import Storage
 
@@ -97,18 +99,63 @@ def test_an_image_that_fails_once_is_tried_again(scorer: Scorer, images: pa.Tabl
 
 
 @pytest.mark.parametrize(
-    "error", [OUT_OF_MEMORY, InputError("nan in the logits, at index [0, 0]")], ids=["memory", "NaN"]
+    "error", [OUT_OF_MEMORY, BadRecordError("nan in the logits, at index [0, 0]")], ids=["memory", "NaN"]
 )
 def test_an_image_that_fails_twice_is_recorded_and_the_others_go_on(
     scorer: Scorer, images: pa.Table, tmp_path: Path, error: Exception, coordinator: ActorProxy[Coordinator]
 ) -> None:
-    # An InputError is no accident of memory and is not tried again.
+    # NaN is no accident of memory and is not tried again.
     scorer._model = Failing(scorer._model, {2, 3} if isinstance(error, RuntimeError) else {2}, error)
     found = scorer(images)
     assert ids(found) == {"0", "1", "3", "4", "5"}
     storage = Storage(str(tmp_path))
-    assert storage.read_json("problems/2.json") == {"image_id": "2", "problem": str(error)}
+    assert storage.read_json("problems/2.json") == {"image_id": "2", "problem": str(error), "scored": False}
     assert ray.get(coordinator.images.remote()) == 5
+
+
+def test_the_memory_of_the_failed_attempt_is_free_before_the_next(scorer: Scorer, images: pa.Table) -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+    model = scorer._model
+
+    def forward(pixels: torch.Tensor) -> object:
+        assert all(activation() is None for activation in held)
+        if len(held) == 0:
+            activation = torch.ones(1000)
+            held.append(weakref.ref(activation))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return model(pixels)
+
+    forward.curvature = model.curvature  # type: ignore[attr-defined]
+    scorer._model = forward
+    assert ids(scorer(images.slice(0, 1))) == {"0"}
+    assert len(held) == 1
+
+
+def test_a_lost_device_ends_the_actor(scorer: Scorer, images: pa.Table) -> None:
+    lost = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+    scorer._model = Failing(scorer._model, {0}, lost)
+    with pytest.raises(torch.AcceleratorError):
+        scorer(images)
+
+
+def test_a_mistake_in_a_function_is_not_taken_for_a_bad_image(scorer: Scorer, images: pa.Table) -> None:
+    scorer._bounds = {"own_scores.broken": float("-inf")}
+    with pytest.raises(InputError, match=r"own_scores.broken failed on image 0 \(ZeroDivisionError"):
+        scorer(images)
+
+
+def test_scores_that_are_not_numbers_are_left_out_and_recorded(
+    scorer: Scorer, images: pa.Table, tmp_path: Path
+) -> None:
+    scorer._bounds = {"own_scores.half": float("-inf")}
+    scorer._job = replace(scorer._job, functions=("own_scores.half",))
+    scorer._coordinator = SimpleNamespace(add=SimpleNamespace(remote=lambda _: ray.put({"own_scores.half": -1e30})))
+    found = scorer(images)
+    assert ids(found) == {"0", "1", "2", "3", "4", "5"}
+    assert min(found["y"].to_pylist()) >= 36
+    problem = Storage(str(tmp_path)).read_json("problems/3.json")
+    assert problem["problem"] == "3600 of 7200 scores of own_scores.half are NaN and were left out"
+    assert problem["scored"]
 
 
 def test_a_model_that_fails_on_every_image_ends_the_stage(experiment: Config, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ class AcquisitionConfig:
                 f"acquisition.budget is {self.budget}: a share of the pool's pixels lies above 0, at most 1; for a "
                 "number of pixels or regions set acquisition.budget_unit"
             )
-        if unit != "share" and not (self.budget >= 1 and self.budget == int(self.budget)):
+        if unit != "share" and not (1 <= self.budget < math.inf and self.budget == int(self.budget)):
             raise InputError(f"acquisition.budget is {self.budget}: a number of {unit} is whole and at least 1")
         for key, least in (
             ("rounds", 1),
@@ -136,7 +136,7 @@ def plan_budget(
         counts[-1] += total % new
     if counts[0] <= 0:
         raise InputError(
-            f"acquisition.budget {config.budget:g} leaves {max(sum(counts), 0)} regions of {region_pixels(config)} "
+            f"acquisition.budget {config.budget} leaves {max(sum(counts), 0)} regions of {region_pixels(config)} "
             f"pixels for {new} rounds, less than one each: raise it or lower acquisition.rounds"
         )
     return [*planned, *(RoundPlan(count, str(share)) for count in counts)]
@@ -155,7 +155,7 @@ def image_limit(config: AcquisitionConfig, size: tuple[int, int], plan: RoundPla
         return _paper_share(config, pixels, Fraction(plan.share))
     if math.isinf(config.image_cap):
         return plan.regions
-    return math.ceil(config.image_cap * plan.regions * pixels / pool_pixels)
+    return math.ceil(Fraction(str(config.image_cap)) * plan.regions * pixels / pool_pixels)
 
 
 def sequence_of(config: AcquisitionConfig, image_id: str) -> str:
@@ -185,8 +185,11 @@ def capped_sequences(
         return None
     names: dict[str, int] = {}
     of = np.array([names.setdefault(sequence_of(config, image_id), len(names)) for image_id in image_ids], np.int32)
-    pixels = np.bincount(of, [h * w for h, w in sizes]).tolist()
-    caps = [math.ceil(config.sequence_cap * plan.regions * own / sum(pixels)) for own in pixels]
+    pixels = [0] * len(names)
+    for sequence, (h, w) in zip(of.tolist(), sizes, strict=True):
+        pixels[sequence] += h * w
+    fair = Fraction(str(config.sequence_cap)) * plan.regions / sum(pixels)
+    caps = [math.ceil(fair * own) for own in pixels]
     return Sequences(of, np.array(caps, np.int64))
 
 

@@ -47,8 +47,13 @@ def pick_regions(
         exclusion_radius: e.
         taken: bool (H, W), places that must not be picked.
         bound: picks below this score are left out.
+
+    Raises:
+        ValueError: ``count`` is below 0.
     """
-    values = score.contiguous().numpy()
+    if count is not None and count < 0:
+        raise ValueError(f"count is {count}: it must be 0 or more")
+    values = score.float().contiguous().numpy()
     free = np.isfinite(values)
     if taken is not None:
         free &= ~taken.numpy()

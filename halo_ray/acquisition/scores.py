@@ -47,7 +47,7 @@ def least_confidence(maps: Maps) -> Tensor:
 
 
 def random(maps: Maps) -> Tensor:
-    """Uniform in (0, 1), a function of seed, image id and pixel alone.
+    """Uniform in (0, 1], a function of seed, image id and pixel alone.
 
     Raises:
         ValueError: no image_ids.
@@ -102,16 +102,19 @@ def acquisition(name: str, key: str = "acquisition.function") -> Acquisition:
     if name in ACQUISITIONS:
         return ACQUISITIONS[name]
     module, _, attribute = name.rpartition(".")
-    if not module:
+    if not all(name.split(".")) or not module:
         raise InputError(f"{key}: no function {name!r}; {nearest(name, ACQUISITIONS)}")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        imported = importlib.import_module(module)
     except ImportError as error:
         raise InputError(
             f"{key}: cannot import {module!r} for {name!r} ({error}): put it on the PYTHONPATH of every node"
         ) from error
-    except AttributeError as error:
-        raise InputError(f"{key}: module {module!r} has no {attribute!r}: check the name") from error
+    except Exception as error:  # whatever a user's module raises while it is run
+        raise InputError(f"{key}: importing {module!r} for {name!r} failed ({_said(error)}): mend it") from error
+    found = getattr(imported, attribute, None)
+    if found is None:
+        raise InputError(f"{key}: module {module!r} has no {attribute!r}: check the name")
     if not callable(found):
         raise InputError(f"{key}: {name!r} is no function of Maps: name one")
     own: Acquisition = found
@@ -150,7 +153,7 @@ def acquisition_map(
         float32 (N, H, W).
 
     Raises:
-        InputError: unknown name; a user's own function that gives another shape.
+        InputError: unknown name; a user's own function that fails or gives another shape.
         ValueError: ``random`` without image_ids.
     """
     maps = Maps(
@@ -175,13 +178,30 @@ def acquisition_maps(names: Iterable[str], maps: Maps) -> dict[str, Tensor]:
     """
     scores: dict[str, Tensor] = {}
     for name in names:
-        score: Any = acquisition(name)(maps)
+        score = _score(name, maps)
         shape = (maps.logits.shape[0], *maps.size)
         if not isinstance(score, Tensor) or tuple(score.shape) != shape:
             got = f"shape {tuple(score.shape)}" if isinstance(score, Tensor) else type(score).__name__
-            raise InputError(f"acquisition.function {name} gave {got}: it must give a tensor of shape {shape}")
+            raise InputError(f"acquisition function {name} gave {got}: it must give a tensor of shape {shape}")
         scores[name] = score.float()
     return scores
+
+
+def _score(name: str, maps: Maps) -> Any:
+    function = acquisition(name)
+    if name in ACQUISITIONS:
+        return function(maps)
+    try:
+        return function(maps)
+    except (InputError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever a user's function raises
+        image = "" if maps.image_ids is None else f" on image {maps.image_ids[0]}"
+        raise InputError(f"acquisition function {name} failed{image} ({_said(error)}): mend it") from error
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 class Described(NamedTuple):
@@ -204,8 +224,9 @@ def describe_pixels(
         size: (H, W) that y and x refer to.
     """
     place = (torch.zeros_like(y), y.double() / max(size[0] - 1, 1), x.double() / max(size[1] - 1, 1))
-    vectors = at_places(embedding, *place)
-    p = at_places(logits, *place).softmax(1)
+    # Reduced on the CPU: a GPU may add up in another order when other pixels, such as pruned ones, are not there.
+    vectors = at_places(embedding, *place).cpu()
+    p = at_places(logits, *place).cpu().softmax(1)
     probability, guess = p.max(1)
     return Described(
         radius=radius(vectors, curvature) if curvature else vectors.norm(dim=1),

@@ -26,7 +26,7 @@ def uniform_noise(size: tuple[int, int], *key: object) -> Tensor:
     seed = np.frombuffer(digest[:16], np.uint64)
     rows = [np.random.Philox(key=seed, counter=[0, y, 0, 0]).random_raw(size[1]) for y in range(size[0])]
     bits = np.stack(rows) >> np.uint64(11)  # 53 bits, as many as a float64 holds
-    return torch.from_numpy((bits + 0.5) * 2.0**-53)
+    return torch.from_numpy((bits + 0.5) * 2.0**-53).clamp_(max=1 - 2.0**-53)
 
 
 def stochastic_keys(score: Tensor, *, beta: float, seed: int, image_id: str) -> Tensor:
@@ -49,4 +49,4 @@ def stochastic_keys(score: Tensor, *, beta: float, seed: int, image_id: str) -> 
             f"{least:g}: set beta to .inf or use a function whose scores are not below 0"
         )
     gumbel = uniform_noise((score.shape[0], score.shape[1]), seed, image_id).log_().neg_().log_().neg_()
-    return gumbel.div_(beta).add_(score.double().log_()).float()
+    return gumbel.div_(beta).add_(score.double().log()).float()

@@ -119,10 +119,15 @@ class Question:
             doubtful = np.flatnonzero(bins == target)
             bins = keys[doubtful] & np.uint32(BINS - 1)
             sequence = None if sequence is None else sequence[doubtful]
-        counts = np.bincount(bins if sequence is None else sequence * BINS + bins)
-        where = np.flatnonzero(counts)
-        small = where.astype(np.min_scalar_type(len(counts)))  # answers are what the coordinator's memory holds
-        return Answer(len(keys), small, counts[where].astype(np.uint32), where[:0])
+        if sequence is None:
+            dense = np.bincount(bins)
+            where = np.flatnonzero(dense)
+            counts = dense[where]
+        else:
+            where, counts = np.unique(sequence * BINS + bins, return_counts=True)
+        # Answers are what the coordinator's memory holds while it adds them up.
+        small = where.astype(np.min_scalar_type(where.max(initial=0)))
+        return Answer(len(keys), small, counts.astype(np.uint32), where[:0])
 
 
 def _by_image(rows: npt.NDArray[np.integer[Any]], keys: npt.NDArray[np.uint32], target: Ints) -> Answer:
@@ -219,9 +224,11 @@ class Cut:
     def _share_out(self, asked: Question, candidates: int) -> Selection:
         """What each image gets: all above its target, and of the ties as many as there is room for, by row."""
         sequence = np.zeros(len(self._ties), np.int32) if self._of is None else self._of
+        by_sequence = np.argsort(sequence, kind="stable")
+        starts = np.searchsorted(sequence[by_sequence], np.arange(len(self._caps) + 1))
         for number, limit in self._own.items():
             if limit.value == asked.targets[number]:
-                _take_first(self._ties, np.flatnonzero(sequence == number), limit.room)
+                _take_first(self._ties, by_sequence[starts[number] : starts[number + 1]], limit.room)
         cut = None
         if self._pool is not None:
             at_cut = (asked.targets == self._pool.value)[sequence]

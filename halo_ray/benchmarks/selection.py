@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import ray
 
 from halo_ray.acquisition.bound import histogram
-from halo_ray.acquisition.threshold import Selection, order_keys
+from halo_ray.acquisition.threshold import Selection
 from halo_ray.benchmarks.measured import MeasuredCoordinator, Simulated
 from halo_ray.benchmarks.settings import check
 from halo_ray.coordinator import Report
+from halo_ray.errors import InputError
 from halo_ray.runtime import ExecutionConfig, ray_session
 
 
@@ -35,6 +37,8 @@ class SelectionBenchmark:
     """Candidates of an image in the messages."""
 
     def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise InputError(f"share is {self.share}: it lies above 0, at most 1")
         check(self, {"candidates": 1, "images": 1, "part": 1, "batch": 1, "image_candidates": 1})
 
 
@@ -69,34 +73,33 @@ def _cut(settings: SelectionBenchmark) -> Iterator[str]:
         f"the coordinator {cpu:.1f} s of CPU, {memory / 1e6:.0f} MB at its peak ({before / 1e6:.0f} MB before)"
     )
     assert selection.cut is not None
-    yield f"  checked by counting: {_check(settings, parts, per_image, selection)}"
+    yield f"  checked by counting: {_check(settings, parts, per_image, wanted, selection)}"
 
 
 def _check(
-    settings: SelectionBenchmark, parts: list[tuple[int, int, int]], per_image: int, selection: Selection
+    settings: SelectionBenchmark,
+    parts: list[tuple[int, int, int]],
+    per_image: int,
+    wanted: int,
+    selection: Selection,
 ) -> str:
-    """Counts, apart from the search, what lies above the threshold and at it; and a part's shares one by one."""
+    """Counts each image's candidates above the threshold and at it, apart from the search, and shares the ties out."""
     assert selection.cut is not None
-    threshold = np.float32(selection.cut[0])
-    read = Simulated(per_image)
+    threshold, read = np.float32(selection.cut[0]), Simulated(per_image)
 
-    def count(part: tuple[int, int, int]) -> tuple[int, int]:
-        scores = read(part).scores
-        return int((scores > threshold).sum()), int((scores >= threshold).sum())
+    def count(part: tuple[int, int, int]) -> tuple[Any, Any]:
+        scores = read(part).scores.reshape(-1, per_image)
+        return (scores > threshold).sum(1), (scores == threshold).sum(1)
 
     task = ray.remote(count)
-    found = np.array(ray.get([task.remote(part) for part in parts]))
-    above, at_least = found.sum(0).tolist()
-    chosen = int(selection.counts.sum())
-    first = read(parts[0])
-    order = order_keys(first.scores) >= order_keys(np.array([threshold], np.float32))[0]
-    expected = np.bincount(first.rows[order], minlength=parts[0][2])
-    shares = np.zeros_like(expected)
-    mine = selection.rows < parts[0][2]
-    shares[selection.rows[mine]] = selection.counts[mine]
-    off = int((expected - shares).clip(0).sum())
-    right = above < chosen <= at_least and (shares <= expected).all() and off <= at_least - chosen
-    return f"{above} above the threshold, {at_least} with ties, {chosen} chosen: {'exact' if right else 'WRONG'}"
+    found = ray.get([task.remote(part) for part in parts])
+    above, ties = (np.concatenate(each) for each in zip(*found, strict=True))
+    expected = above + np.diff(np.minimum(ties.cumsum(), wanted - above.sum()), prepend=0)
+    shares = np.zeros(settings.images, np.int64)
+    shares[selection.rows] = selection.counts
+    if not (0 < wanted - above.sum() <= ties.sum() and np.array_equal(shares, expected)):
+        raise AssertionError(f"the cut at {threshold} is not that of the {wanted} best candidates")
+    return f"{above.sum()} above the threshold, {ties.sum()} at it, {shares.sum()} chosen: every image's share is exact"
 
 
 def _messages(settings: SelectionBenchmark, images: int) -> str:

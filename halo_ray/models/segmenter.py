@@ -87,8 +87,9 @@ class Segmenter(nn.Module):
         """Segmentation of normalized images (N, 3, H, W).
 
         Raises:
-            InputError: the images are smaller than the backbone's output stride; or, in evaluation mode, NaN or
-                infinity came out (in training the loss shows it, without waiting for the device here).
+            InputError: the images are smaller than the backbone's output stride.
+            BadRecordError: in evaluation mode, NaN or infinity came out (in training the loss shows it, without
+                waiting for the device here).
         """
         result: Segmentation = self.head(self.reweighting(self.decoder(self.backbone(pixels))))
         if not self.training:

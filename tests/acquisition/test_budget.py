@@ -5,7 +5,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from halo_ray.acquisition.budget import AcquisitionConfig, capped_sequences, image_limit, plan_budget, room
+from halo_ray.acquisition.budget import AcquisitionConfig, RoundPlan, capped_sequences, image_limit, plan_budget, room
 from halo_ray.acquisition.regions import pick_regions
 from halo_ray.errors import InputError
 
@@ -34,6 +34,10 @@ def test_cap_is_a_multiple_of_the_images_fair_share() -> None:
     config = AcquisitionConfig(budget=0.05, rounds=1, image_cap=3)
     (plan,) = plan_budget(config, SIZES)
     assert image_limit(config, SIZES[1], plan, PIXELS) == math.ceil(3 * plan.regions * 4000 / PIXELS)
+    tenth = AcquisitionConfig(image_cap=1.1, sequence="^(.)", sequence_cap=1.1)
+    # 1.1 · 100 / 10 is 11, which floating point makes 11.000000000000002 and 12 regions of.
+    assert image_limit(tenth, (10, 10), RoundPlan(100, "1"), 1000) == 11
+    assert capped_sequences(tenth, ["a", "b"], [(10, 10), (10, 90)], RoundPlan(100, "1")).caps.tolist() == [11, 99]
 
 
 def test_more_rounds_keep_the_old_ones_and_spend_the_rest() -> None:
@@ -67,6 +71,7 @@ def test_no_cap_is_infinite() -> None:
         ({"beta": 0.0}, "acquisition.beta is 0.0"),
         ({"function": "entropie"}, "did you mean 'entropy'"),
         ({"budget": 2.5, "budget_unit": "regions"}, "acquisition.budget is 2.5: a number of regions is whole"),
+        ({"budget": math.inf, "budget_unit": "pixels"}, "acquisition.budget is inf"),
         ({"budget": 0.5, "budget_unit": "pixels"}, "acquisition.budget is 0.5: a number of pixels is whole"),
         ({"budget": 300.0}, "set acquisition.budget_unit"),
         ({"sequence": "("}, "acquisition.sequence '\\(' is no regular expression"),

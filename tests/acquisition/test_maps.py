@@ -60,6 +60,11 @@ def test_impurity_is_the_entropy_of_the_classes_in_each_window(size: tuple[int, 
             assert float(found[0, y, x]) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("radius_", [1, 2, 3, 5])
+def test_windows_of_one_class_are_exactly_pure(radius_: int) -> None:
+    assert torch.equal(impurity(torch.full((1, 70, 60), 3), 6, radius_), torch.zeros(1, 70, 60))
+
+
 def test_region_sum_pads_with_zeros() -> None:
     score = torch.rand(1, 5, 6, generator=GENERATOR)
     for side in (0, 1, 2):
@@ -86,7 +91,7 @@ def test_a_map_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(calls) == 1
 
 
-def test_infinite_logits_spoil_their_own_cells_alone() -> None:
+def test_a_broken_logit_spoils_its_own_cells_alone() -> None:
     broken = LOGITS[:1].clone()
     broken[0, 2, 4, 3] = float("nan")
     size = (65, 49)  # 8 pixels to a cell

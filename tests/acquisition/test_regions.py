@@ -121,3 +121,8 @@ def test_official_picks(case: int) -> None:
     expected = torch.from_numpy(VECTORS[f"select{case}/selected"])
     assert torch.equal(selected, expected & ~taken | selected & expected)
     assert torch.equal(active, torch.from_numpy(VECTORS[f"select{case}/active"]))
+
+
+def test_a_count_below_zero_is_refused() -> None:
+    with pytest.raises(ValueError, match="count is -1"):
+        pick_regions(torch.zeros(3, 3), -1, region_radius=1, exclusion_radius=1)

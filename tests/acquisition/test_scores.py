@@ -118,7 +118,9 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "def doubt(maps):\n    return maps.per_pixel(lambda logits: 1 - logits.softmax(1).amax(1))\n"
         "def flat(maps):\n    return torch.zeros(3)\n"
         "number = 7\n"
+        "def wrong(maps):\n    raise KeyError('no such thing')\n"
     )
+    (tmp_path / "my_broken_scores.py").write_text("def score(:\n")
     monkeypatch.syspath_prepend(tmp_path)
 
 
@@ -136,6 +138,10 @@ def test_a_users_own_function_by_its_dotted_path() -> None:
         ("my_scores.number", "'my_scores.number' is no function"),
         ("my_scores.flat", r"my_scores.flat gave shape \(3,\): .* \(1, 48, 96\)"),
         ("no_such_module.score", "cannot import 'no_such_module'"),
+        ("my_broken_scores.score", r"importing 'my_broken_scores' .* failed \(SyntaxError"),
+        ("my_scores.wrong", r"acquisition function my_scores.wrong failed \(KeyError: 'no such thing'\)"),
+        ("..halo", "no function '..halo'"),
+        ("halo.", "no function 'halo.'"),
     ],
 )
 def test_a_users_own_function_that_cannot_be_used_is_named(name: str, message: str) -> None:

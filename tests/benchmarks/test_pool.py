@@ -29,7 +29,7 @@ def test_selection(cluster: None, job: Job, capsys: pytest.CaptureFixture[str]) 
     assert job("benchmark").main(["selection", *settings]) == 0
     out = capsys.readouterr().out
     assert re.search(r"^1e\+05 candidates of 2000 images in 25 tasks, 100 chosen: .* s of CPU, \d+ MB at its peak", out)
-    assert re.search(r"checked by counting: .* 100 chosen: exact", out)
+    assert re.search(r"checked by counting: .* 100 chosen: every image's share is exact", out)
     assert re.findall(r"^ +(1000|2000)   +\d+ an image", out, re.M) == ["1000", "2000"]
 
 
@@ -47,6 +47,7 @@ def test_scoring(cluster: None, job: Job, capsys: pytest.CaptureFixture[str]) ->
         (["acquisition", "--height=65"], "height is 65"),
         (["acquisition", "--repeats=0"], "repeats is 0"),
         (["selection", "--part=0"], "part is 0"),
+        (["selection", "--share=1.5"], "share is 1.5"),
         (["scoring", "--images=1"], "images is 1"),
     ],
 )
