@@ -19,6 +19,9 @@ from halo_ray.storage import Storage
 
 SPLITS = ("source", "pool", "validation")
 
+NAMED_IDS = 5
+"""So many repeated image ids are named in an error."""
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -69,9 +72,13 @@ def list_splits(config: DataConfig, data_root: str, seed: int) -> Splits:
             use = "the ground-truth oracle" if split == "pool" else "training" if split == "source" else "evaluation"
             raise InputError(f"data.{split}.labels is not set, but {use} needs labels: set it")
         ids = table["image_id"].to_pylist()
-        for one, other in pairwise(ids):
-            if one == other:
-                raise InputError(f"data.{split}: image id {one!r} stands twice: ids must be unique")
+        twice = sorted({one for one, other in pairwise(ids) if one == other})
+        if twice:
+            others = f" and {len(twice) - NAMED_IDS} more" if len(twice) > NAMED_IDS else ""
+            named = ", ".join(map(repr, twice[:NAMED_IDS]))
+            raise InputError(
+                f"data.{split}: image ids must be unique, but {named}{others} stand more than once: rename their images"
+            )
     both = set(tables["pool"]["image_uri"].to_pylist()) & set(tables["validation"]["image_uri"].to_pylist())
     if both:
         raise InputError(f"data.validation shares image {min(both)} with data.pool: validation must not be trained on")

@@ -61,11 +61,14 @@ def test_a_split_without_labels_is_named(tmp_path: Path, split: str) -> None:
 @pytest.mark.parametrize("split", SPLITS)
 def test_an_image_id_that_stands_twice_is_named(monkeypatch: pytest.MonkeyPatch, split: str) -> None:
     def list_split(config: SplitConfig, root: str, *, key: str, seed: int) -> pa.Table:
-        names = ("a", "twin", "twin", "z") if key == f"data.{split}" else ("a", "b")
-        return table(*((name, 1, 1) for name in names))
+        names = ("a", "twin", "twin", "twin", *"ppqqrrsstt", "z") if key == f"data.{split}" else ("a", "b")
+        return table(*((name, 1, 1) for name in sorted(names)))
 
     monkeypatch.setattr(manifest, "list_split", list_split)
-    with pytest.raises(InputError, match=rf"data\.{split}.*'twin'"):
+    with pytest.raises(InputError, match=rf"data\.{split}.*'p', 'q', 'r', 's', 't' and 1 more stand more than once"):
+        list_splits(DataConfig(), "", 0)
+    monkeypatch.setattr(manifest, "NAMED_IDS", 6)
+    with pytest.raises(InputError, match="'t', 'twin' stand more than once"):
         list_splits(DataConfig(), "", 0)
 
 
