@@ -223,17 +223,18 @@ class Cut:
 
     def _share_out(self, asked: Question, candidates: int) -> Selection:
         """What each image gets: all above its target, and of the ties as many as there is room for, by row."""
-        sequence = np.zeros(len(self._ties), np.int32) if self._of is None else self._of
-        by_sequence = np.argsort(sequence, kind="stable")
-        starts = np.searchsorted(sequence[by_sequence], np.arange(len(self._caps) + 1))
+        tied = np.flatnonzero(self._ties)
+        sequence = np.zeros(len(tied), np.int32) if self._of is None else self._of[tied]
+        order = np.argsort(sequence, kind="stable")
+        starts = np.searchsorted(sequence[order], np.arange(len(self._caps) + 1))
         for number, limit in self._own.items():
             if limit.value == asked.targets[number]:
-                _take_first(self._ties, by_sequence[starts[number] : starts[number + 1]], limit.room)
+                _take_first(self._ties, tied[order[starts[number] : starts[number + 1]]], limit.room)
         cut = None
         if self._pool is not None:
-            at_cut = (asked.targets == self._pool.value)[sequence]
-            _take_first(self._ties, np.flatnonzero(at_cut), self._pool.room)
-            cut = key_score(self._pool.value), int(np.flatnonzero(at_cut & (self._ties > 0))[-1])
+            at_cut = tied[asked.targets[sequence] == self._pool.value]
+            _take_first(self._ties, at_cut, self._pool.room)
+            cut = key_score(self._pool.value), int(at_cut[self._ties[at_cut] > 0][-1])
         counts = self._above + self._ties
         rows = np.flatnonzero(counts)
         return Selection(rows, counts[rows].astype(np.int64), cut, candidates)

@@ -119,7 +119,7 @@ def _against_official(
     whole = compare(lambda: pick(score()), lambda: official_pick(official_score()), repeats=repeats, device=device)
     for name, time in (("acquisition map", maps), ("picking", picks), ("both", whole)):
         yield f"{name}: {time.ours:.3f} s, official procedure {time.other:.2f} s: {time.ratio:.0f} times faster"
-    yield f"of {_regions(settings)} regions {len(same)} are the official procedure's (the others tie in float32)"
+    yield f"{len(same)} of {_regions(settings)} regions are the official procedure's; others would tie in float32"
 
 
 def _hardest_maps(settings: AcquisitionBenchmark, pick: Callable[[Tensor], Picks], usual: Tensor) -> Iterator[str]:

@@ -16,7 +16,7 @@ def test_acquisition(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     for part in ("acquisition map", "picking", "both"):
         assert re.search(rf"^{part}: \S+ s, official procedure \S+ s: \S+ times faster", out, re.M)
-    assert "of 35 regions 35 are the official procedure's" in out
+    assert "35 of 35 regions are the official procedure's" in out
     for name in ("ramp", "falling ramp", "plateau", "checkerboard"):
         assert re.search(rf"picking from a {name}: \S+ s, \S+ times the usual", out)
     assert re.search(r"extra memory: \S+ MiB|this system does not tell", out)
