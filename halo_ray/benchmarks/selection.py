@@ -46,7 +46,7 @@ def benchmark_selection(settings: SelectionBenchmark) -> Iterator[str]:
     """Lines of the report, as they are measured."""
     with ray_session(ExecutionConfig()):
         yield from _cut(settings)
-        yield "images of the pool   bytes a message   messages' CPU s   coordinator's memory, MB   bound"
+        yield "images of the pool   message bytes an image   coordinator's CPU, s   its memory, MB   bound"
         images = 1000
         while images < settings.images:
             yield _messages(settings, images)
@@ -124,4 +124,4 @@ def _messages(settings: SelectionBenchmark, images: int) -> str:
     cpu, memory = ray.get(actor.usage.remote())
     bound = ray.get(actor.bounds.remote())["halo"]
     ray.kill(actor)
-    return f"{images:>18}   {size / images:>9.0f} an image   {cpu:>15.1f}   {memory / 1e6:>24.0f}   {bound:.3f}"
+    return f"{images:>18}   {size / images:>22.0f}   {cpu:>20.1f}   {memory / 1e6:>14.0f}   {bound:.3f}"

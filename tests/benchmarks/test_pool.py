@@ -30,7 +30,7 @@ def test_selection(cluster: None, job: Job, capsys: pytest.CaptureFixture[str]) 
     out = capsys.readouterr().out
     assert re.search(r"^1e\+05 candidates of 2000 images in 25 tasks, 100 chosen: .* s of CPU, \d+ MB at its peak", out)
     assert re.search(r"checked by counting: .* 100 chosen: every image's share is exact", out)
-    assert re.findall(r"^ +(1000|2000)   +\d+ an image", out, re.M) == ["1000", "2000"]
+    assert re.findall(r"^ +(1000|2000)   +\d+   +\S+   +\d+   \S+$", out, re.M) == ["1000", "2000"]
 
 
 def test_scoring(cluster: None, job: Job, capsys: pytest.CaptureFixture[str]) -> None:
