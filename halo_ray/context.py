@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from halo_ray.acquisition.budget import RoundPlan, capped_sequences, plan_budget, room
+from halo_ray.acquisition.threshold import Sequences
 from halo_ray.config import Config, config_from_yaml, config_to_yaml, identity
 from halo_ray.data.classes import ClassSet, class_set
 from halo_ray.data.manifest import SPLITS, Splits, list_splits, load_splits, pool_mask, save_splits, sizes
@@ -44,6 +45,16 @@ class Context:
     def input_size(self) -> tuple[int, int]:
         """(height, width) in pixels of the network's input."""
         return self.config.data.height, self.config.data.width
+
+    def sequences(self, number: int) -> Sequences | None:
+        """The sequences of the pool's images and what a round may buy of each; None where they have no cap.
+
+        Raises:
+            InputError: an image id does not match acquisition.sequence.
+        """
+        pool = self.splits.pool
+        plan = self.plan[number - 1]
+        return capped_sequences(self.config.acquisition, pool["image_id"].to_pylist(), sizes(pool), plan)
 
     def round_seed(self, number: int) -> int:
         """Seed of all random choices of a round; 0 is the pretraining."""
@@ -79,10 +90,12 @@ def open_experiment(config: Config) -> Iterator[Context]:
         check_shared(storage)
         plan = planned
         if len(planned) < config.acquisition.rounds:
-            plan = plan_budget(config.acquisition, sizes(splits.pool), planned)
-            _say_what_is_too_much(plan, room(config.acquisition, sizes(splits.pool)))
+            pool = sizes(splits.pool)
+            plan = plan_budget(config.acquisition, pool, planned)
+            _say_what_is_too_much(plan, room(config.acquisition, pool))
         never = pool_mask(config.acquisition.never, config.data_root, splits.pool)
-        capped_sequences(config.acquisition, splits.pool["image_id"].to_pylist(), sizes(splits.pool), plan[0])
+        context = Context(config, storage, splits, classes, plan, never, model)
+        context.sequences(1)  # every id must name one
         if not begun:
             save_splits(splits, storage)
             storage.write_json(_CLASSES, _as_json(classes))
@@ -92,7 +105,7 @@ def open_experiment(config: Config) -> Iterator[Context]:
         text = config_to_yaml(config).encode()
         if not storage.exists(_CONFIG) or storage.read(_CONFIG) != text:
             storage.write(_CONFIG, text)
-        yield Context(config, storage, splits, classes, plan, never, model)
+        yield context
 
 
 def finished_rounds(config: Config) -> int | None:

@@ -91,12 +91,12 @@ def upsampled_radius(h: Tensor, size: tuple[int, int], curvature: float) -> Tens
 
     # First along x: of every low-resolution row interpolated to full width, the squared norm, and the inner product
     # with the row below it.
-    x, f = _cells(size[1], cols, own)
+    x, f = output_cells(size[1], cols, own)
     left, both, right = (1 - f) ** 2, f * (1 - f), f**2
     squared = left * own[..., x] + 2 * both * beside[..., x] + right * own[..., x + 1]
     product = left * below[..., x] + both * diagonals[..., x] + right * below[..., x + 1]
 
-    y, fy = _cells(size[0], rows, own)
+    y, fy = output_cells(size[0], rows, own)
     wide = _wide(h.dtype)
     k = _k(curvature, own).to(wide)
     out = h.new_empty(h.shape[0], *size)
@@ -192,6 +192,17 @@ def check_finite(name: str, values: Tensor) -> None:
         )
 
 
+def output_cells(size: int, cells: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """For each of ``size`` output places (align_corners=True): index of the cell it lies in, and fraction within.
+
+    Both (size,), on the device of ``like``; the fraction has its dtype too.
+    """
+    step = (cells - 1) / (size - 1) if size > 1 else 0.0
+    place = torch.arange(size, device=like.device, dtype=torch.float64) * step
+    index = place.floor().clamp_max(cells - 1).long()
+    return index, (place - index).to(like.dtype)
+
+
 def _inner_products(h: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of every place of (N, D, h, w) with itself, its right and its lower neighbour, and the sum over both diagonals.
 
@@ -227,11 +238,3 @@ def _boundary(dtype: torch.dtype) -> float:
 def _per_class(values: Tensor) -> Tensor:
     """(1, classes, 1, 1) of (classes, 1)."""
     return values[None, :, :, None]
-
-
-def _cells(size: int, cells: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """For each of ``size`` output places: the index of the cell it lies in and the fraction within."""
-    step = (cells - 1) / (size - 1) if size > 1 else 0.0
-    place = torch.arange(size, device=like.device, dtype=torch.float64) * step
-    index = place.floor().clamp_max(cells - 1).long()
-    return index, (place - index).to(like.dtype)

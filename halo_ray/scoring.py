@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import uuid
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import torch
 from ray.actor import ActorProxy
@@ -77,19 +77,21 @@ class Scorer:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Candidates (CANDIDATES) of decoded pool images with the regions asked before (asked_y, asked_x)."""
-        tables, reports = [CANDIDATES.empty_table()], {}
+        tables, reports = [], {}
         for row in batch.to_pylist():
             found = self._find(row)
             if found is None:
                 continue
-            tables += [_table(row, name, own) for name, own in found.items()]
+            tables += [(name, _table(row, name, own)) for name, own in found.items()]
             reports[row["row"]] = {name: self._report(row, name, own) for name, own in found.items()}
         now = ray.get(self._coordinator.add.remote(reports))
         # A coordinator that was restarted knows less than it once did; what it said then still holds.
         self._bounds = {name: max(bound, now[name]) for name, bound in self._bounds.items()}
-        joint = pa.concat_tables(tables)
-        bounds = [np.float32(self._bounds[name]) for name in joint["function"].to_pylist()]
-        return joint.filter(pa.array(joint["score"].to_numpy() >= np.array(bounds, np.float32)))
+        kept = [
+            table.filter(pc.greater_equal(table["score"], pa.scalar(self._bounds[name], pa.float32())))
+            for name, table in tables
+        ]
+        return pa.concat_tables([CANDIDATES.empty_table(), *kept])
 
     def _find(self, row: dict[str, Any]) -> dict[str, Found] | None:
         """The candidates of an image by acquisition function; None, and a file that says why, where it failed."""
@@ -115,7 +117,12 @@ class Scorer:
     def _attempt(self, row: dict[str, Any]) -> dict[str, Found]:
         job, size = self._job, (row["height"], row["width"])
         asked = torch.tensor(row["asked_y"]), torch.tensor(row["asked_x"])
-        image = Image(row["image_id"], size, self._limit(row), taken_places(size, *asked, job.acquisition, self._never))
+        image = Image(
+            row["image_id"],
+            size,
+            image_limit(job.acquisition, size, job.plan, job.pool_pixels),
+            taken_places(size, *asked, job.acquisition, self._never),
+        )
         pixels_ = torch.from_numpy(pixels(row["image"], *job.input_size, 3))[None]
         with torch.inference_mode():
             found, maps = find_candidates(
@@ -130,17 +137,12 @@ class Scorer:
                 self._save_maps(f"{job.maps}/{map_name(image.image_id)}", maps, found[job.acquisition.function])
         return found
 
-    def _limit(self, row: dict[str, Any]) -> int:
-        job = self._job
-        return image_limit(job.acquisition, (row["height"], row["width"]), job.plan, job.pool_pixels)
-
     def _report(self, row: dict[str, Any], name: str, found: Found) -> Report:
         broken = int(found.score.isnan().sum())
         if broken:
             problem = BadRecordError(f"{broken} of {found.score.numel()} scores of {name} are NaN and were left out")
             self._record(row, problem, scored=True)
-        fewer = self._limit(row) - len(found.picks.y) if np.isfinite(self._bounds[name]) else 0
-        return Report(histogram(found.picks.score.numpy()), pruned=fewer)
+        return Report(histogram(found.picks.score.numpy()), found.pruned)
 
     def _record(self, row: dict[str, Any], error: Exception, *, scored: bool) -> None:
         """Stores what is wrong with an image; a file for each, so that a repetition counts once."""
@@ -244,10 +246,7 @@ def _with_asked_regions(pool: pa.Table, ledger: Ledger, number: int) -> pa.Table
 
 def _problems(storage: Storage, directory: str, images: int, number: int) -> list[dict[str, Any]]:
     """What the actors recorded; says so, since nobody else would."""
-    found: list[dict[str, Any]] = []
-    for path in storage.files(directory):
-        with storage.filesystem.open_input_stream(path) as stream:
-            found.append(json.loads(stream.read()))
+    found = [storage.read_json(path.removeprefix(storage.path(""))) for path in storage.files(directory)]
     lost = [problem for problem in found if not problem["scored"]]
     if len(lost) == images:
         raise InputError(f"no image of the pool could be scored; {lost[0]['image_id']}: {lost[0]['problem']}")

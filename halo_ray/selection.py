@@ -12,12 +12,11 @@ from urllib.parse import quote
 import ray
 from ray.actor import ActorProxy
 
-from halo_ray.acquisition.budget import capped_sequences, region_pixels
+from halo_ray.acquisition.budget import region_pixels
 from halo_ray.acquisition.threshold import Selection
 from halo_ray.candidates import ReadCandidates
 from halo_ray.context import Context
 from halo_ray.coordinator import Coordinator
-from halo_ray.data.manifest import sizes
 from halo_ray.runtime import NAMESPACE
 from halo_ray.storage import Storage, round_directory
 
@@ -33,9 +32,7 @@ def coordinator(context: Context, number: int, functions: Sequence[str] = ()) ->
     Args:
         functions: acquisition functions whose scores it will hear of.
     """
-    config, pool, plan = context.config.acquisition, context.splits.pool, context.plan[number - 1]
-    sequences = capped_sequences(config, pool["image_id"].to_pylist(), sizes(pool), plan)
-    wanted = plan.regions if config.scope == "pool" else None
+    wanted = context.plan[number - 1].regions if context.config.acquisition.scope == "pool" else None
     options = {
         "name": f"coordinator/{context.storage.uri}/{number}/{uuid.uuid4().hex[:8]}",
         "namespace": NAMESPACE,
@@ -43,7 +40,8 @@ def coordinator(context: Context, number: int, functions: Sequence[str] = ()) ->
         "max_restarts": -1,
         "max_task_retries": -1,
     }
-    actor = ray.remote(Coordinator).options(**options).remote(pool.num_rows, wanted, sequences, functions)
+    images, sequences = context.splits.pool.num_rows, context.sequences(number)
+    actor = ray.remote(Coordinator).options(**options).remote(images, wanted, sequences, functions)
     try:
         yield actor
     finally:

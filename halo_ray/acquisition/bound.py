@@ -7,16 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from halo_ray.acquisition.threshold import (
-    BIN_BITS,
-    BINS,
-    Sequences,
-    Threshold,
-    key_score,
-    order_keys,
-    threshold,
-    within,
-)
+from halo_ray.acquisition.tally import add_up
+from halo_ray.acquisition.threshold import BIN_BITS, BINS, Sequences, key_score, order_keys, threshold, within
 
 Ints = npt.NDArray[np.int64]
 
@@ -49,9 +41,10 @@ class RunningBound:
 
     def __init__(self, count: int | None, sequences: Sequences | None = None) -> None:
         self._count, self._sequences = count, sequences
-        self._known: dict[int, Ints] = {}
+        self._known: dict[int, tuple[Ints, Ints]] = {}
         self._total = np.zeros(BINS, np.int64)
-        self._bin, self._above = BINS, 0
+        # The bin of the bound only ever rises, and _above counts what lies in it and above.
+        self._bin, self._above = 0, 0
 
     def add(self, row: int, found: Histogram) -> None:
         """Counts the image of that row; whoever calls sees to it that none counts twice."""
@@ -61,14 +54,6 @@ class RunningBound:
         if self._sequences is not None:
             bins, counts = self._gain(int(self._sequences.of[row]), bins, counts)
         self._total[bins] += counts
-        # A bound that is not yet known stands above all bins; it moves to the bin that the count-th best lies in.
-        if self._bin == BINS:
-            self._above += int(counts.sum())
-            if self._above >= self._count:
-                known: Threshold | None = threshold(np.arange(BINS), self._total, self._count)
-                assert known is not None
-                self._bin, self._above = known.value, int(self._total[known.value :].sum())
-            return
         self._above += int(counts[bins >= self._bin].sum())
         while self._above - self._total[self._bin] >= self._count:
             self._above -= int(self._total[self._bin])
@@ -77,20 +62,18 @@ class RunningBound:
     @property
     def score(self) -> float:
         """The bound; −inf while none is known."""
-        return key_score(self._bin << BIN_BITS) if self._bin < BINS else float("-inf")
+        known = self._count is not None and self._above >= self._count
+        return key_score(self._bin << BIN_BITS) if known else float("-inf")
 
     def _gain(self, sequence: int, bins: Ints, counts: Ints) -> tuple[Ints, Ints]:
         """What more candidates of a sequence change in what it may contribute."""
         assert self._sequences is not None
-        seen = self._known.get(sequence, np.zeros((2, 0), np.int64))
-        joint, place = np.unique(np.concatenate([seen[0], bins]), return_inverse=True)
-        kept = np.zeros(len(joint), np.int64)
-        np.add.at(kept, place, np.concatenate([seen[1], counts]))
+        nothing = np.zeros(0, np.int64)
+        seen_bins, seen = self._known.get(sequence, (nothing, nothing))
+        joint, kept = add_up([(seen_bins, seen), (bins, counts)])
         limit = threshold(joint, kept, int(self._sequences.caps[sequence]))
         if limit is not None:
             kept = within(joint, kept, limit)
         # What lies below the cap's threshold can never count again.
-        self._known[sequence] = np.stack([joint, kept])[:, kept > 0]
-        change = kept.copy()
-        change[place[: len(seen[0])]] -= seen[1]
-        return joint, change
+        self._known[sequence] = joint[kept > 0], kept[kept > 0]
+        return add_up([(joint, kept), (seen_bins, -seen)])

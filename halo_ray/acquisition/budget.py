@@ -165,12 +165,13 @@ def sequence_of(config: AcquisitionConfig, image_id: str) -> str:
         InputError: the id does not match.
     """
     found = re.search(config.sequence or "", image_id)
-    if found is None or found[found.re.groups and 1] is None:
+    name = None if found is None else found[1 if found.re.groups else 0]
+    if name is None:
         raise InputError(
             f"acquisition.sequence {config.sequence!r} does not match the image id {image_id!r}: every id must name a "
             "sequence"
         )
-    return str(found[found.re.groups and 1])
+    return str(name)
 
 
 def capped_sequences(

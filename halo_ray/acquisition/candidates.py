@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -34,6 +35,8 @@ class Found(NamedTuple):
     described: Described
     score: Tensor
     """float32 (H, W): the map that was picked from, on the CPU."""
+    pruned: int
+    """The most candidates that the bound can have kept from being found."""
 
 
 def taken_places(
@@ -87,5 +90,7 @@ def find_candidates(
             bound=bounds[name],
         )
         y, x = picks.y.to(said.logits.device), picks.x.to(said.logits.device)
-        found[name] = Found(picks, describe_pixels(*said, y, x, image.size, curvature=curvature), keys)
+        described = describe_pixels(*said, y, x, image.size, curvature=curvature)
+        pruned = image.limit - len(picks.y) if math.isfinite(bounds[name]) else 0
+        found[name] = Found(picks, described, keys, pruned)
     return found, maps

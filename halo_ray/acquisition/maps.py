@@ -64,10 +64,7 @@ class Maps:
 
         The function may overwrite what it is given.
         """
-        out = self.logits.new_empty(self.logits.shape[0], *self.size, dtype=dtype)
-        for start, tile in upsampled_rows(self.logits, self.size, TILE_ROWS):
-            out[:, start : start + tile.shape[2]] = function(tile)
-        return out
+        return _tiled(self.logits, self.size, function, dtype)
 
     @cached_property
     def entropy(self) -> Tensor:
@@ -94,10 +91,7 @@ class Maps:
         """Hyperbolic radius of the upsampled embedding; its norm where the embedding is Euclidean."""
         if self.curvature:
             return upsampled_radius(self.embedding, self.size, self.curvature)
-        out = self.embedding.new_empty(self.embedding.shape[0], *self.size)
-        for start, tile in upsampled_rows(self.embedding, self.size, TILE_ROWS):
-            out[:, start : start + tile.shape[2]] = tile.norm(dim=1)
-        return out
+        return _tiled(self.embedding, self.size, lambda tile: tile.norm(dim=1))
 
     @property
     def scarcity(self) -> Tensor:
@@ -107,9 +101,7 @@ class Maps:
     @cached_property
     def uncertainty(self) -> Tensor:
         """Entropy summed over the region, zero padding; that of the pixel itself where so configured."""
-        if self.uncertainty_of == "pixel" or self.region_radius == 0:
-            return self.entropy
-        return region_sum(self.entropy, self.region_radius)
+        return self.entropy if self.uncertainty_of == "pixel" else region_sum(self.entropy, self.region_radius)
 
     def mean_uncertainty(self, radius: int) -> Tensor:
         """Mean entropy over the part of the (2·radius+1)² window that lies in the image; or the pixel's own."""
@@ -164,6 +156,16 @@ def impurity(labels: Tensor, classes: int, radius: int) -> Tensor:
         inside = slice(start - above, stop - above)
         # From the same table, so that a window of one class has exactly 0.
         out[:, start:stop] = ((torch.take(n_log_n, n) - total) / n)[:, inside].clamp_min(0) / math.log(classes)
+    return out
+
+
+def _tiled(
+    low: Tensor, size: tuple[int, int], function: Callable[[Tensor], Tensor], dtype: torch.dtype | None = None
+) -> Tensor:
+    """(N, H, W) of a function of the upsampled (N, C, h, w), tile by tile."""
+    out = low.new_empty(low.shape[0], *size, dtype=dtype)
+    for start, tile in upsampled_rows(low, size, TILE_ROWS):
+        out[:, start : start + tile.shape[2]] = function(tile)
     return out
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,10 +41,13 @@ class Tally:
             yield number, self._where[start:stop] - number * self._bins, self._counts[start:stop]
 
     def _add_up(self) -> None:
-        parts = [(self._where, self._counts), *self._waiting]
-        where = np.concatenate([where for where, _ in parts])
-        order = np.argsort(where, kind="stable")
-        where, counts = where[order], np.concatenate([counts for _, counts in parts])[order]
-        self._where, first = np.unique(where, return_index=True)
-        self._counts = np.add.reduceat(counts, first) if len(first) else counts
+        self._where, self._counts = add_up([(self._where, self._counts), *self._waiting])
         self._waiting, self._size = [], 0
+
+
+def add_up(histograms: Sequence[tuple[Ints, Ints]]) -> tuple[Ints, Ints]:
+    """The sum of sparse histograms (bins, counts): all bins that any of them names, rising, and their counts."""
+    bins, place = np.unique(np.concatenate([bins for bins, _ in histograms]), return_inverse=True)
+    counts = np.zeros(len(bins), np.int64)
+    np.add.at(counts, place, np.concatenate([counts for _, counts in histograms]))
+    return bins, counts

@@ -15,10 +15,8 @@ from halo_ray.acquisition.scores import ACQUISITIONS, acquisition_map
 from halo_ray.acquisition.stochastic import stochastic_keys
 from halo_ray.benchmarks.compare import compare, extra_memory, median_seconds
 from halo_ray.benchmarks.official import one_by_one, region_score_float64
-from halo_ray.benchmarks.settings import check
+from halo_ray.benchmarks.settings import CLASSES, CURVATURE, EMBEDDING, check, low_resolution
 from halo_ray.geometry import exp0
-
-CLASSES, EMBEDDING, CURVATURE = 19, 64, 1.0
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ def benchmark_acquisition(settings: AcquisitionBenchmark) -> Iterator[str]:
     """Lines of the report, as they are measured."""
     torch.set_num_threads(settings.threads)
     torch.manual_seed(0)
-    size, low = (settings.height, settings.width), (settings.height * 5 // 32, settings.width * 5 // 32)
+    size, low = (settings.height, settings.width), low_resolution(settings.height, settings.width)
     logits = 3 * torch.randn(1, CLASSES, *low, device=settings.device)
     h = exp0(0.3 * torch.randn(1, EMBEDDING, *low, device=settings.device), CURVATURE)
     yield (

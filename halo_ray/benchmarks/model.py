@@ -11,12 +11,10 @@ from torch import nn
 
 from halo_ray.benchmarks.compare import compare, extra_memory
 from halo_ray.benchmarks.official import PoincareMLRFloat64, exp0_float64, interpolated_radius_float64
-from halo_ray.benchmarks.settings import check
+from halo_ray.benchmarks.settings import CLASSES, CURVATURE, EMBEDDING, check, low_resolution
 from halo_ray.geometry import PoincareMLR, exp0, upsampled_radius
 from halo_ray.models.build import ModelConfig, build_model
 from halo_ray.models.segmenter import EuclideanHead, HyperbolicHead
-
-CLASSES, EMBEDDING, CURVATURE = 19, 64, 1.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def benchmark_model(settings: ModelBenchmark) -> Iterator[str]:
 
 
 def _upsampled_radius(settings: ModelBenchmark) -> Iterator[str]:
-    size, low = (settings.height, settings.width), (settings.height * 5 // 32, settings.width * 5 // 32)
+    size, low = (settings.height, settings.width), low_resolution(settings.height, settings.width)
     h = exp0(0.3 * torch.randn(1, EMBEDDING, *low, device=settings.device), CURVATURE)
 
     def ours() -> object:

@@ -12,6 +12,7 @@ from geoopt.manifolds.stereographic import math as ball
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from halo_ray.acquisition.regions import window
 from halo_ray.geometry import BOUNDARY_EPS, MLR_BOUNDARY_EPS
 
 
@@ -91,6 +92,6 @@ def one_by_one(
         x = int(best.argmax())
         y = int(rows[x])
         for mask, reach, value in ((score, exclusion_radius, -math.inf), (selected, region_radius, True)):
-            mask[max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1] = value
+            mask[window(y, x, reach)] = value
         picks.append((y, x))
     return picks, selected

@@ -8,6 +8,14 @@ import torch
 
 from halo_ray.errors import InputError
 
+CLASSES, EMBEDDING, CURVATURE = 19, 64, 1.0
+"""Classes, embedding dimensions and curvature of the official Cityscapes models."""
+
+
+def low_resolution(height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of the official network's output for an image of 1024x2048: 160x320; others in proportion."""
+    return height * 5 // 32, width * 5 // 32
+
 
 def check(settings: object, least: dict[str, int], device: str = "cpu", multiples_of_32: Iterable[str] = ()) -> None:
     """Raises InputError for a field below its least value, a size no multiple of 32, a device that is not there."""

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from halo_ray.geometry import output_cells
+
 
 def at_places(maps: Tensor, image: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """Values of low-resolution maps at single places, without upsampling the maps.
@@ -44,9 +46,7 @@ def upsampled_rows(maps: Tensor, size: tuple[int, int], rows: int) -> Iterator[t
     """
     height, width = size
     low = maps.shape[2]
-    place = torch.arange(height, dtype=torch.float64) * ((low - 1) / max(height - 1, 1))
-    cell, fraction = _cell(place, low)
-    weight = fraction.to(maps)
+    cell, weight = output_cells(height, low, maps)
     of_row = cell.tolist()
     for start in range(0, height, rows):
         stop = min(start + rows, height)
