@@ -27,7 +27,7 @@ _PARSER_KEYS = ("help", "config", "preset", "print_config")
 
 @dataclass(frozen=True)
 class Config:
-    """An experiment. All but output_dir, data_root, data.*.root and execution.* is its identity."""
+    """An experiment. All but output_dir, data_root, data.*.root, data.on_bad_record and execution.* is its identity."""
 
     output_dir: str = "runs/demo"
     """Directory or URI (s3://, gs://) of the experiment; the same command continues what lies there."""
@@ -53,6 +53,15 @@ class Config:
             raise InputError("output_dir is empty: name a directory")
         for name in self.execution.compare_functions:
             acquisition(name, "execution.compare_functions")
+        if self.data.source.reader == "none" and self.training.control:
+            raise InputError(
+                "training.control trains a twin on the source alone, but data.source.reader is none: set it to false"
+            )
+
+    @property
+    def needs_class_statistics(self) -> bool:
+        """Whether the classes of every source image must be counted."""
+        return self.training.source_sampling.method != "uniform"
 
 
 def parse_config(arguments: Sequence[str], presets: Path) -> Config:
@@ -97,7 +106,7 @@ def config_to_yaml(config: Config) -> str:
 def identity(config: Config) -> dict[str, Any]:
     """The keys that make an experiment what it is, dotted, with their values; others may change at a resume."""
     flat = _flat(_plain(asdict(config)))
-    places = ("output_dir", "data_root")
+    places = ("output_dir", "data_root", "data.on_bad_record")
     return {
         key: value
         for key, value in flat.items()

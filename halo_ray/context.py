@@ -11,12 +11,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from halo_ray.acquisition.budget import RoundPlan, capped_sequences, plan_budget, room
 from halo_ray.acquisition.threshold import Sequences
+from halo_ray.annotations.known import import_known
 from halo_ray.config import Config, config_from_yaml, config_to_yaml, identity
 from halo_ray.data.classes import ClassSet, class_set
-from halo_ray.data.manifest import SPLITS, Splits, list_splits, load_splits, pool_mask, save_splits, sizes
+from halo_ray.data.inspection import bad_ids, save_inspection
+from halo_ray.data.listing import MANIFEST
+from halo_ray.data.manifest import (
+    SPLITS,
+    Splits,
+    known_labels,
+    list_splits,
+    load_splits,
+    pool_mask,
+    save_splits,
+    sizes,
+)
 from halo_ray.errors import InputError
 from halo_ray.models.build import ModelConfig, located
 from halo_ray.pipeline import inspect_splits
@@ -84,7 +97,10 @@ def open_experiment(config: Config) -> Iterator[Context]:
         if begun:
             splits = _with_stored_sizes(splits, load_splits(storage), storage)
         else:
-            splits = inspect_splits(splits, classes, config.execution)
+            splits, inspection = inspect_splits(
+                splits, classes, config.execution, known_too=config.needs_class_statistics
+            )
+            inspection.settle(config.data.on_bad_record)
         batches = config.training.source_batch, config.training.target_batch
         check_workers(config.training, training_workers(config.execution, *batches))
         check_shared(storage)
@@ -96,8 +112,11 @@ def open_experiment(config: Config) -> Iterator[Context]:
         never = pool_mask(config.acquisition.never, config.data_root, splits.pool)
         context = Context(config, storage, splits, classes, plan, never, model)
         context.sequences(1)  # every id must name one
+        known = known_labels(config.data, config.data_root, splits.pool)
         if not begun:
             save_splits(splits, storage)
+            save_inspection(inspection, storage)
+            import_known(known, classes, storage, config.execution.block_images)
             storage.write_json(_CLASSES, _as_json(classes))
         if plan != planned:
             rounds = [asdict(round_plan) for round_plan in plan]
@@ -175,6 +194,8 @@ def _with_stored_sizes(listed: Splits, stored: Splits, storage: Storage) -> Spli
     tables: dict[str, pa.Table] = {}
     for split in SPLITS:
         now, before = getattr(listed, split), getattr(stored, split)
+        skipped = bad_ids(storage, split)
+        now = now.filter(pc.invert(pc.is_in(now["image_id"], pa.array(skipped, pa.string()))))
         changed = set(now["image_id"].to_pylist()) ^ set(before["image_id"].to_pylist())
         if changed:
             raise InputError(
@@ -182,7 +203,6 @@ def _with_stored_sizes(listed: Splits, stored: Splits, storage: Storage) -> Spli
                 "restore it or name another output_dir"
             )
         tables[split] = pa.Table.from_arrays(
-            [now["image_id"], now["image_uri"], now["label_uri"], before["height"], before["width"]],
-            schema=before.schema,
+            [before[name] if name in ("height", "width") else now[name] for name in MANIFEST.names], schema=MANIFEST
         )
     return Splits(**tables)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,15 +45,26 @@ class Quality:
     """IoU of each class; None where it is neither labelled nor guessed."""
     accuracy: float
     """Share of the labelled pixels that are right."""
+    miou_star: float | None
+    """The mean over some classes only; None where none are named."""
 
 
-def quality(confusion: Counts) -> Quality:
-    """Intersection over union and accuracy of a confusion matrix (C, C)."""
+def quality(confusion: Counts, star: Sequence[int] = ()) -> Quality:
+    """Intersection over union and accuracy of a confusion matrix (C, C).
+
+    Args:
+        star: classes over which mIoU* is the mean (SYNTHIA: 13 of 16).
+    """
     right = np.diag(confusion).astype(float)
     union = confusion.sum(0) + confusion.sum(1) - right
     iou = [float(r / u) if u else None for r, u in zip(right, union, strict=True)]
+    accuracy = float(right.sum() / max(confusion.sum(), 1))
+    return Quality(_mean(iou), iou, accuracy, _mean([iou[place] for place in star]) if star else None)
+
+
+def _mean(iou: list[float | None]) -> float:
     known = [value for value in iou if value is not None]
-    return Quality(float(np.mean(known)) if known else 0.0, iou, float(right.sum() / max(confusion.sum(), 1)))
+    return float(np.mean(known)) if known else 0.0
 
 
 @dataclass(frozen=True)
@@ -92,7 +104,7 @@ class Evaluator:
 
 
 def evaluate(context: Context, label: str, *checkpoints: str) -> list[dict[str, Any]]:
-    """Quality of each checkpoint on the validation split, JSON-able: miou, iou by class name, accuracy.
+    """Quality of each checkpoint on the validation split, JSON-able: miou, miou_star, iou by class name, accuracy.
 
     All models see an image when it is decoded, so that a second one costs neither another pass nor other actors.
     """
@@ -112,5 +124,9 @@ def evaluate(context: Context, label: str, *checkpoints: str) -> list[dict[str, 
             for row in batch["confusions"].to_pylist():
                 total += np.array(row, np.int64).reshape(total.shape)
             images += batch.num_rows
-    found = [quality(confusion) for confusion in total]
-    return [{"miou": q.miou, "iou": dict(zip(names, q.iou, strict=True)), "accuracy": q.accuracy} for q in found]
+    star = [names.index(name) for name in context.classes.miou_star]
+    found = [quality(confusion, star) for confusion in total]
+    return [
+        {"miou": q.miou, "miou_star": q.miou_star, "iou": dict(zip(names, q.iou, strict=True)), "accuracy": q.accuracy}
+        for q in found
+    ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -30,6 +32,12 @@ def point_cross_entropy(logits: Tensor, image: Tensor, y: Tensor, x: Tensor, lab
         labels: (P,) classes, IGNORE where the oracle could not tell.
     """
     return _cross_entropy(at_places(logits, image, y, x), labels)
+
+
+def summed(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """The loss and the number of pixels of the parts of a batch that went through the network on their own."""
+    total, count = (torch.stack(values).sum() for values in zip(*parts, strict=True))
+    return total, count
 
 
 def mean_over_workers(total: Tensor, count: Tensor) -> Tensor:

@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray.data
 
 from halo_ray.data.classes import ClassSet
-from halo_ray.data.decoding import InspectRecords
+from halo_ray.data.inspection import Inspection, InspectRecords, SplitInspection
+from halo_ray.data.listing import MANIFEST
 from halo_ray.data.manifest import SPLITS, Splits
-from halo_ray.data.readers import MANIFEST
-from halo_ray.errors import InputError
+from halo_ray.progress import progress
 from halo_ray.runtime import ExecutionConfig, uses_gpu
 
 Transform = Callable[[pa.Table], pa.Table]
@@ -21,7 +23,7 @@ Transform = Callable[[pa.Table], pa.Table]
 
 def stream(table: pa.Table, block_rows: int, transform: Transform) -> ray.data.Dataset:
     """``transform`` of a table, a task for every ``block_rows`` rows; order is kept."""
-    blocks = [table.slice(start, block_rows) for start in range(0, table.num_rows, block_rows)]
+    blocks = [table.slice(start, block_rows) for start in range(0, table.num_rows, block_rows)] or [table]
     return ray.data.from_arrow(blocks).map_batches(transform, batch_size=None, batch_format="pyarrow")
 
 
@@ -59,22 +61,39 @@ def compute_on_actors(
     )
 
 
-def inspect_splits(splits: Splits, classes: ClassSet, config: ExecutionConfig) -> Splits:
-    """The splits with every size filled in.
+def inspect_splits(
+    splits: Splits, classes: ClassSet, config: ExecutionConfig, *, known_too: bool = False
+) -> tuple[Splits, Inspection]:
+    """The usable records of the splits with every size filled in, and what was found.
 
-    Raises:
-        InputError: an image or a label cannot be used; names the first file and counts the others.
+    Args:
+        known_too: also look at splits whose sizes are known already (rendered scenes).
     """
-    inspected: dict[str, pa.Table] = {}
-    problems: list[str] = []
+    usable: dict[str, pa.Table] = {}
+    found: dict[str, SplitInspection] = {}
+    source_classes = None
     for split in SPLITS:
         table = getattr(splits, split)
-        if table["height"].null_count:
-            with arrow_batches(stream(table, config.block_images, InspectRecords(classes))) as batches:
-                table = pa.concat_tables(batches)
-            problems += [problem for problem in table["problem"].to_pylist() if problem is not None]
-        inspected[split] = table.select(MANIFEST.names)
-    if problems:
-        others = f" ({len(problems) - 1} more records have problems)" if len(problems) > 1 else ""
-        raise InputError(problems[0] + others)
-    return Splits(**inspected)
+        if table.num_rows and (known_too or table["height"].null_count):
+            found[split] = SplitInspection()
+            table = _inspected(table, InspectRecords(classes), found[split], split, config)
+            if split == "source":
+                source_classes = np.array(table["class_pixels"].to_pylist(), np.int64)[:, :-1]
+        usable[split] = table.select(MANIFEST.names)
+    return Splits(**usable), Inspection(found, source_classes)
+
+
+def _inspected(
+    table: pa.Table, inspect: InspectRecords, found: SplitInspection, split: str, config: ExecutionConfig
+) -> pa.Table:
+    """The usable rows; ``found`` counts all."""
+    parts = []
+    with (
+        progress(f"inspect {split}", table.num_rows, "image", lambda: found.images + len(found.bad)),
+        arrow_batches(stream(table, config.block_images, inspect)) as batches,
+    ):
+        for batch in batches:
+            found.add(split, batch)
+            batch = batch.filter(pc.is_null(batch["problem"]))
+            parts.append(batch if split == "source" else batch.select(MANIFEST.names))
+    return pa.concat_tables(parts)

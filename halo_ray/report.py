@@ -27,7 +27,7 @@ def write_overview(context: Context, rows: list[dict[str, Any]]) -> str:
     grid = figure.add_gridspec(2, IMAGES, height_ratios=(5, 4))
     _quality(figure.add_subplot(grid[0, 0]), rows)
     _classes(figure.add_subplot(grid[0, 1:]), context, len(rows) - 1)
-    ledger = Ledger(context.storage).read(len(rows), ["image_id", "round", "region_y", "region_x", "guess", "label"])
+    ledger = Ledger(context.storage).read(len(rows), ["image_id", "round", "region_y", "region_x", "guess", "label"], 1)
     picks = ledger.group_by(["image_id", "round", "region_y", "region_x", "guess"]).aggregate([])
     counts = sorted(pc.value_counts(picks["image_id"]).to_pylist(), key=lambda c: (-c["counts"], c["values"]))
     for column, count in enumerate(counts[:IMAGES]):
@@ -52,7 +52,7 @@ def _quality(axes: Axes, rows: list[dict[str, Any]]) -> None:
 
 def _classes(axes: Axes, context: Context, rounds: int) -> None:
     """Share of each class among the bought pixels."""
-    labels = Ledger(context.storage).read(rounds + 1, ["label"])["label"].to_numpy()
+    labels = Ledger(context.storage).read(rounds + 1, ["label"], first=1)["label"].to_numpy()
     names = [*context.classes.classes, "void"]
     ids = np.minimum(labels, len(context.classes.classes))
     shares = np.bincount(ids, minlength=len(names)) / max(len(labels), 1)

@@ -22,8 +22,8 @@ def record(
         quality, control: as evaluate gives them, of the model and of its twin without labels.
     """
     storage, directory = context.storage, round_directory(number)
-    asked = Ledger(storage).asked_regions(number + 1)
-    pixels = Ledger(storage).read(number + 1, ["label"]).num_rows
+    asked = Ledger(storage).asked_regions(number + 1, first=1)
+    pixels = Ledger(storage).read(number + 1, ["label"], first=1).num_rows
     seconds = {
         stage: stages.seconds(name)
         for stage in STAGES
@@ -37,6 +37,7 @@ def record(
         "regions": sum(len(ys) for ys, _ in asked.values()),
         "images_touched": len(asked),
         "miou": quality["miou"],
+        "miou_star": quality["miou_star"],
         "iou": quality["iou"],
         "accuracy": quality["accuracy"],
         "control_miou": None if control is None else control["miou"],
@@ -71,6 +72,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines.append(["share of the pool", *(f"{100 * row['budget_spent']:.4f} %" for row in rows)])
     lines.append(["images touched", *(str(row["images_touched"]) for row in rows)])
     lines.append(["mIoU", *(_percent(row["miou"]) for row in rows)])
+    if rows[-1]["miou_star"] is not None:
+        lines.append(["mIoU*", *(_percent(row["miou_star"]) for row in rows)])
     if rows[-1]["control_miou"] is not None:
         lines.append(["mIoU without labels", *(_percent(row["control_miou"]) for row in rows)])
     lines += [[f"IoU {name}", *(_percent(row["iou"][name]) for row in rows)] for name in rows[0]["iou"]]

@@ -30,7 +30,7 @@ from halo_ray.errors import BadRecordError, InputError
 from halo_ray.pipeline import compute_on_actors
 from halo_ray.progress import progress
 from halo_ray.selection import coordinator, map_name
-from halo_ray.storage import Storage, round_directory
+from halo_ray.storage import Storage, round_directory, safe_name
 
 SCORING_THREADS = 1
 """Torch threads of a scoring actor: fixed, because their number changes the last bits of a score."""
@@ -116,6 +116,8 @@ class Scorer:
 
     def _attempt(self, row: dict[str, Any]) -> dict[str, Found]:
         job, size = self._job, (row["height"], row["width"])
+        if row.get("problem") is not None:
+            raise BadRecordError(row["problem"])
         asked = torch.tensor(row["asked_y"]), torch.tensor(row["asked_x"])
         image = Image(
             row["image_id"],
@@ -148,7 +150,7 @@ class Scorer:
         """Stores what is wrong with an image; a file for each, so that a repetition counts once."""
         problem = (str(error) or type(error).__name__).splitlines()[0]
         entry = {"image_id": row["image_id"], "problem": problem, "scored": scored}
-        self._storage.write_json(f"{self._job.problems}/{quote(row['image_id'], safe='')}.json", entry)
+        self._storage.write_json(f"{self._job.problems}/{safe_name(row['image_id'])}.json", entry)
 
     def _save_maps(self, name: str, maps: Maps, found: Found) -> None:
         kept = {"radius": maps.radius[0], "entropy": maps.entropy[0], "score": found.score}
@@ -193,7 +195,7 @@ def score_pool(context: Context, number: int, checkpoint: str) -> dict[str, Any]
     with coordinator(context, number, functions) as actor:
         candidates = compute_on_actors(
             _with_asked_regions(pool, Ledger(storage), number),
-            DecodeImages(context.input_size),
+            DecodeImages(context.input_size, keep_bad=config.data.on_bad_record == "skip"),
             Scorer,
             {"job": job, "coordinator": actor},
             config.execution,

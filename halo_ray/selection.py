@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
-from urllib.parse import quote
 
 import ray
 from ray.actor import ActorProxy
@@ -18,7 +17,7 @@ from halo_ray.candidates import ReadCandidates
 from halo_ray.context import Context
 from halo_ray.coordinator import Coordinator
 from halo_ray.runtime import NAMESPACE
-from halo_ray.storage import Storage, round_directory
+from halo_ray.storage import Storage, round_directory, safe_name
 
 TIE_RULE = "score falling, then image_id, y, x rising"
 
@@ -50,7 +49,7 @@ def coordinator(context: Context, number: int, functions: Sequence[str] = ()) ->
 
 def map_name(image_id: str) -> str:
     """File name of an image's maps; an id may hold slashes."""
-    return f"{quote(image_id, safe='')}.npz"
+    return f"{safe_name(image_id)}.npz"
 
 
 def select_regions(
@@ -99,7 +98,7 @@ def select_regions(
 
 def compared_file(number: int, function: str) -> str:
     """Where the selection of a function that is only compared is stored."""
-    return f"{round_directory(number)}/compared/{quote(function, safe='')}.json"
+    return f"{round_directory(number)}/compared/{safe_name(function)}.json"
 
 
 def _description(

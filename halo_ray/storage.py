@@ -2,33 +2,63 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
 import uuid
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import pyarrow.fs as pafs
 
 from halo_ray.errors import InputError
+from halo_ray.exclusive import create_local, create_object
 
 _UNFINISHED = ".tmp"
+
+_URI_CHARACTERS = "%/:?=&#@+,;~!$'()*[]"
+"""What may stand in a URI beside letters and digits; anything else is percent-encoded."""
+
+_NAME_BYTES = 200
+"""Longest file name that is made from an id; most filesystems end at 255."""
 
 
 def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     """The filesystem and the path in it that a local path or a URI (``s3://``, ``gs://``, ``file://``) names.
 
+    Spaces and letters outside ASCII may stand in a URI as they are or percent-encoded.
+
     Raises:
-        InputError: the URI has a scheme that pyarrow does not know.
+        InputError: the URI has a scheme that pyarrow does not know, or its store cannot be reached.
     """
     try:
-        if "://" not in uri:
-            uri = os.path.abspath(uri)
-        filesystem, path = pafs.FileSystem.from_uri(uri)
+        parts = urlsplit(quote(uri, safe=_URI_CHARACTERS))
+        if "://" not in uri or parts.scheme not in ("s3", "gs", "gcs"):
+            filesystem, path = pafs.FileSystem.from_uri(urlunsplit(parts) if "://" in uri else os.path.abspath(uri))
+            return filesystem, path
+        filesystem, bucket = _object_filesystem(urlunsplit((parts.scheme, parts.netloc, "", parts.query, "")))
     except (ValueError, OSError) as error:
         raise InputError(f"cannot open {uri}: {error}") from error
-    return filesystem, path
+    return filesystem, (bucket + unquote(parts.path)).rstrip("/")
+
+
+@lru_cache(maxsize=16)
+def _object_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
+    """The filesystem of a bucket and the bucket's name; kept, since making one may ask the store where it lies."""
+    filesystem, bucket = pafs.FileSystem.from_uri(uri)
+    return filesystem, bucket
+
+
+def safe_name(name: str) -> str:
+    """A file name for an id of any length and letters; different ids give different names."""
+    quoted = quote(name, safe="")
+    if len(quoted) <= _NAME_BYTES:
+        return quoted
+    # = is never left by quote, so no other id has this name.
+    return f"{quoted[: _NAME_BYTES - 65]}={hashlib.sha256(name.encode()).hexdigest()}"
 
 
 def round_directory(number: int) -> str:
@@ -57,7 +87,7 @@ class Storage:
         """Raises InputError where a file cannot be created in this directory."""
         name = f"write-test-{uuid.uuid4().hex}"
         try:
-            self.write(name, b"")
+            self.create(name, b"")
             self.filesystem.delete_file(self.path(name))
         except OSError as error:
             raise InputError(f"output_dir {self.uri} cannot be written to ({_reason(error)}): name another") from error
@@ -75,6 +105,19 @@ class Storage:
             if self.local and self.filesystem.get_file_info(target).is_file:
                 self.filesystem.delete_file(target)
             raise
+
+    def create(self, name: str, data: bytes) -> None:
+        """Writes a file that is not there yet; of several writers exactly one succeeds.
+
+        Raises:
+            FileExistsError: it is there already.
+        """
+        path = self.path(name)
+        if self.local:
+            self.filesystem.create_dir(path.rpartition("/")[0], recursive=True)
+            create_local(path, data, _UNFINISHED)
+        else:
+            create_object(self.uri, self.filesystem, path, data)
 
     def read(self, name: str) -> bytes:
         with self.filesystem.open_input_stream(self.path(name)) as stream:

@@ -6,7 +6,7 @@ import math
 import shutil
 import tempfile
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,10 +23,13 @@ from ray.train.torch import TorchTrainer, get_device, prepare_model
 
 from halo_ray.annotations.ledger import Ledger
 from halo_ray.checkpoint import load_model, load_optimizer_state, write_checkpoint
+from halo_ray.data.inspection import source_classes
 from halo_ray.data.samples import LoadSamples, batch_to_tensors
-from halo_ray.data.schedule import training_schedule
+from halo_ray.data.sampling import SourceSampling
+from halo_ray.data.schedule import SOURCE, TARGET, training_schedule
+from halo_ray.data.transforms import AugmentationConfig
 from halo_ray.errors import InputError
-from halo_ray.losses import dense_cross_entropy, mean_over_workers, point_cross_entropy
+from halo_ray.losses import dense_cross_entropy, mean_over_workers, point_cross_entropy, summed
 from halo_ray.models.build import ModelConfig, build_model, describe_model
 from halo_ray.models.segmenter import Segmenter
 from halo_ray.pipeline import arrow_batches, stream
@@ -71,10 +74,10 @@ class TrainingConfig:
     """Steps of linear rise of the learning rate, in every stage."""
     poly_power: float = 0.9
     """Exponent of the polynomial decay that follows."""
-    flip: bool = True
-    """Mirror half of the images."""
-    color_jitter: float = 0.2
-    """Largest relative change of brightness and contrast."""
+    augment: AugmentationConfig = field(default_factory=AugmentationConfig)
+    """How much training images are changed at random"""
+    source_sampling: SourceSampling = field(default_factory=SourceSampling)
+    """How source images are drawn"""
     control: bool = True
     """Also train a twin on the same source images and steps without any bought label, to show what the labels gave."""
     threads: int = 2
@@ -87,7 +90,7 @@ class TrainingConfig:
         for key in ("learning_rate", "round_learning_rate", "head_factor"):
             if not (getattr(self, key) > 0 and math.isfinite(getattr(self, key))):
                 raise InputError(f"training.{key} is {getattr(self, key)}: it must be a number above 0")
-        for key in ("target_weight", "weight_decay", "warmup_steps", "poly_power", "color_jitter"):
+        for key in ("target_weight", "weight_decay", "warmup_steps", "poly_power"):
             if not (getattr(self, key) >= 0 and math.isfinite(getattr(self, key))):
                 raise InputError(f"training.{key} is {getattr(self, key)}: it must be a number of at least 0")
 
@@ -101,7 +104,6 @@ class TrainJob:
     """Directory of the storage to start from; None: the pretrained backbone and a random head."""
     model: ModelConfig
     classes: int
-    input_size: tuple[int, int]
     training: TrainingConfig
     steps: int
     batch: int
@@ -127,10 +129,12 @@ def train_loop_per_worker(job: TrainJob) -> None:
     with arrow_batches(shard, job.batch) as batches:
         for step, batch in enumerate(batches):
             _set_learning_rate(optimizer, step, job)
-            samples = batch_to_tensors(batch, job.input_size, device)
-            logits = network(samples.images).logits
-            loss = mean_over_workers(*dense_cross_entropy(logits, samples.labels))
-            loss = loss + job.training.target_weight * mean_over_workers(*point_cross_entropy(logits, *samples.points))
+            parts = batch_to_tensors(batch, device)
+            said = [network(part.images).logits for part in parts]
+            dense = [dense_cross_entropy(logits, part.labels) for logits, part in zip(said, parts, strict=True)]
+            bought = [point_cross_entropy(logits, *part.points) for logits, part in zip(said, parts, strict=True)]
+            loss = mean_over_workers(*summed(dense))
+            loss = loss + job.training.target_weight * mean_over_workers(*summed(bought))
             if not torch.isfinite(loss):
                 raise InputError(f"the training loss became {loss.item()} at step {step}: lower training.learning_rate")
             optimizer.zero_grad(set_to_none=True)
@@ -168,37 +172,41 @@ def train(context: Context, directory: str, *, start: str | None, labelled: int 
     """
     config, storage, job_config = context.config, context.storage, context.config.training
     workers = training_workers(config.execution, job_config.source_batch, job_config.target_batch)
-    shares = max(workers, 1)
     labels = Ledger(storage).sparse_labels(labelled + 1)
-    pool = context.splits.pool
+    source, pool = context.splits.source, context.splits.pool
     target = pool.filter(pc.is_in(pool["image_id"], labels["image_id"]))
     steps = job_config.pretrain_steps if start is None else job_config.round_steps
-    source_batch = job_config.source_batch + (job_config.target_batch if start is None else 0)
+    source_batch, target_batch = job_config.source_batch, job_config.target_batch
+    if start is None and not target.num_rows:
+        source_batch += target_batch
+    sampling = job_config.source_sampling
     schedule = training_schedule(
-        context.splits.source,
+        source,
         target,
-        steps=steps,
+        # A cold start without any label has nothing to pretrain on: its first model is the initial one.
+        steps=steps if source.num_rows or target.num_rows else 0,
         source_batch=source_batch,
-        target_batch=job_config.target_batch,
-        workers=shares,
+        target_batch=target_batch,
+        workers=max(workers, 1),
         seed=seed,
+        sampling=sampling,
+        class_pixels=source_classes(storage) if source.num_rows and config.needs_class_statistics else None,
     )
     load = LoadSamples(
-        size=context.input_size,
+        sizes={SOURCE: config.data.source_size, TARGET: context.input_size},
         classes=context.classes,
         labels=ray.put(labels),
         seed=seed,
-        flip=job_config.flip,
-        color_jitter=job_config.color_jitter,
+        augment=job_config.augment,
+        show_pixels=sampling.min_pixels // 2,  # DAFormer asks for half of it in a window
     )
-    batch = schedule[0].num_rows // steps
+    batch = max(schedule[0].num_rows // steps, 1)
     board, gpu = start_board(), uses_gpu(config.execution)
     job = TrainJob(
         storage_uri=storage.uri,
         checkpoint=start,
         model=context.model,
         classes=len(context.classes.classes),
-        input_size=context.input_size,
         training=job_config,
         steps=steps,
         batch=batch,

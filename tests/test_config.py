@@ -31,11 +31,12 @@ def test_single_options_win_over_a_preset() -> None:
 
 
 def test_words_and_numbers_of_a_file_are_those_of_yaml_1_2(tmp_path: Path) -> None:
-    text = "model: {hfr: off, curvature: 1e-1, output_stride: null}\ntraining: {flip: False, control: true}\nseed: 7\n"
+    text = "model: {hfr: off, curvature: 1e-1, output_stride: null}\nseed: 7\n"
+    text += "training: {augment: {flip: False}, control: true}\n"
     (tmp_path / "mine.yaml").write_text(text + "acquisition: {beta: .inf}\ndata: {pool: {split: no}}\n")
     config = parse_config(["--config", str(tmp_path / "mine.yaml")], PRESETS)
     assert (config.model.hfr, config.model.curvature, config.model.output_stride) == ("off", 0.1, None)
-    assert (config.training.flip, config.training.control, config.seed) == (False, True, 7)
+    assert (config.training.augment.flip, config.training.control, config.seed) == (False, True, 7)
     assert (config.acquisition.beta, config.data.pool.split) == (float("inf"), "no")
     assert config_from_yaml(config_to_yaml(config), "dump") == config
 

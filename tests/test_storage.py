@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from halo_ray.errors import InputError
-from halo_ray.storage import Stages, Storage, resolve
+from halo_ray.storage import Stages, Storage, resolve, safe_name
 
 
 @pytest.fixture
@@ -68,10 +68,55 @@ def test_a_uri_a_path_and_a_relative_path_name_the_same_directory(
         assert (tmp_path / "köln #1/run/x").read_bytes() == uri.encode()
 
 
-@pytest.mark.parametrize("uri", ["nosuch://bucket/run", "file:///two words"])
-def test_a_uri_that_names_no_filesystem_is_named(uri: str) -> None:
-    with pytest.raises(InputError, match=uri):
-        resolve(uri)
+def test_a_uri_that_names_no_filesystem_is_named() -> None:
+    with pytest.raises(InputError, match="nosuch://bucket/run"):
+        resolve("nosuch://bucket/run")
+
+
+@pytest.mark.parametrize("uri", ["file:///two words/ö", "file:///two%20words/%C3%B6", "/two words/ö"])
+def test_spaces_and_any_letters_may_stand_in_a_uri(uri: str) -> None:
+    assert resolve(uri)[1] == "/two words/ö"
+
+
+@pytest.mark.parametrize("path", ["a b/ö", "a%20b/%C3%B6"])
+def test_an_object_store_uri_names_bucket_and_key(s3, path: str) -> None:
+    assert resolve(s3.uri(path))[1] == "streets/a b/ö"
+
+
+def test_a_bucket_s_filesystem_is_made_once(s3) -> None:
+    """Making one may ask the store where the bucket lies, for every image of a pool."""
+    assert resolve(s3.uri("a"))[0] is resolve(s3.uri("b"))[0]
+    assert resolve(s3.uri("a"))[0] is not resolve(s3.uri("a", bucket="other"))[0]
+
+
+@pytest.mark.parametrize("name", ["a/b c", "köln", "%2F", "..", "x" * 300, "東京" * 60, "x" * 299 + "y"])
+def test_any_id_has_a_file_name_of_its_own_that_a_filesystem_takes(tmp_path: Path, name: str) -> None:
+    others = ["a", "x" * 300, "x" * 299 + "z", "東京" * 61, safe_name(name)]
+    assert len(safe_name(name).encode()) <= 200
+    assert safe_name(name) not in {safe_name(other) for other in others if other != name}
+    (tmp_path / f"{safe_name(name)}.json").touch()
+    assert [path.parent for path in tmp_path.iterdir()] == [tmp_path]
+
+
+@pytest.mark.parametrize("where", ["local", "s3"])
+def test_a_file_is_created_once_and_whole(tmp_path: Path, where: str, request: pytest.FixtureRequest) -> None:
+    uri = str(tmp_path) if where == "local" else request.getfixturevalue("s3").uri("created/once")
+    storage = Storage(uri)
+    storage.create("a/b", b"x" * (6 << 20))  # more than one part of an upload
+    with pytest.raises(FileExistsError):
+        storage.create("a/b", b"y")
+    assert storage.read("a/b") == b"x" * (6 << 20)
+    assert storage.files("a") == [storage.path("a/b")]
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_creation_that_fails_leaves_nothing(storage: Storage, full: bool) -> None:
+    if full:
+        with full_after(1 << 20), pytest.raises(OSError, match="large"):
+            storage.create("x", b"a" * (2 << 20))
+        assert not storage.exists("x")
+    storage.create("x", b"b")
+    assert storage.read("x") == b"b"
 
 
 def test_json_comes_back_and_refuses_what_is_not_json(storage: Storage) -> None:

@@ -11,6 +11,7 @@ import torch
 from halo_ray.checkpoint import load_model
 from halo_ray.config import Config
 from halo_ray.context import open_experiment
+from halo_ray.data.transforms import AugmentationConfig
 from halo_ray.errors import InputError
 from halo_ray.runtime import input_error
 from halo_ray.training import TrainingConfig, check_workers, train
@@ -36,7 +37,7 @@ def test_two_workers_train_as_one_with_the_whole_batch(configure: Callable[[], C
     config = replace(
         config,
         model=replace(config.model, frozen_backbone=True),
-        training=replace(config.training, optimizer="sgd", color_jitter=0.3),
+        training=replace(config.training, optimizer="sgd", augment=AugmentationConfig(color_jitter=0.3)),
     )
     alone = weights(config, "alone")
     together = weights(replace(config, execution=replace(config.execution, num_workers=2)), "together")

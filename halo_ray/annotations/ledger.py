@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import torch
 
+from halo_ray.acquisition.regions import exclusion_mask
+from halo_ray.data.classes import IGNORE
+from halo_ray.errors import InputError
 from halo_ray.storage import Storage, round_directory
 
 LEDGER = pa.schema(
@@ -29,11 +36,18 @@ LEDGER = pa.schema(
     ]
 )
 """y and x are the pixel at label resolution, region_y and region_x the pick it was bought with; score to probability
-are what the model said at that pick; model is the checksum of the weights that chose it."""
+are what the model said at that pick; model is the checksum of the weights that chose it. Round 0 holds labels that the
+user had: nothing chose those, so score to probability and model are null."""
+
+COUNTS = pa.schema([("round", pa.int32()), ("label", pa.uint8()), ("pixels", pa.int64())])
+"""Pixels of each class (IGNORE: void, or nobody could tell) in each round."""
 
 
 class Ledger:
-    """The committed rounds of an experiment's ledger. Round n is the n-th purchase, from 1."""
+    """The committed rounds of an experiment's ledger: 0 is what the user had, round n the n-th purchase.
+
+    Reading raises InputError where a file is missing or not what was committed, and names it.
+    """
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
@@ -42,25 +56,57 @@ class Ledger:
     def file(number: int) -> str:
         return f"{round_directory(number)}/annotations/ledger.parquet"
 
-    def read(self, before: int, columns: list[str] | None = None) -> pa.Table:
-        """Rows of the rounds 1..before−1, in the order of their commit."""
+    @staticmethod
+    def checksum_file(number: int) -> str:
+        """The SHA-256 of the round's file, as ``sha256sum -c`` reads it."""
+        return f"{Ledger.file(number)}.sha256"
+
+    def committed(self, number: int) -> bool:
+        return self._storage.exists(self.file(number))
+
+    def commit(self, number: int, data: bytes) -> None:
+        """Commits the Parquet file (LEDGER) of a round; of several writers only one can.
+
+        Raises:
+            InputError: another one has committed something else.
+        """
+        try:
+            self._storage.create(self.file(number), data)
+        except FileExistsError as error:
+            # The same rows are the same purchase, told twice.
+            if self._storage.read(self.file(number)) != data:
+                raise InputError(
+                    f"another run has committed round {number} of {self._storage.uri} meanwhile: let only one run work "
+                    "on an experiment; the same command again goes on from what is committed"
+                ) from error
+
+    def seal(self, number: int) -> int:
+        """Stores the checksum of a committed round, if it is not there yet; returns the round's pixels.
+
+        It is written after the file, so a run that died in between is sealed by the one that resumes it.
+        """
+        if not self._storage.exists(self.checksum_file(number)):
+            digest = hashlib.sha256(self._storage.read(self.file(number))).hexdigest()
+            name = self.file(number).rpartition("/")[2]
+            self._storage.write(self.checksum_file(number), f"{digest}  {name}\n".encode())
+        return int(pq.read_metadata(self._open(number)).num_rows)
+
+    def read(self, before: int, columns: list[str] | None = None, first: int = 0) -> pa.Table:
+        """Rows of the rounds first..before−1, in the order of their commit."""
         schema = LEDGER if columns is None else pa.schema([LEDGER.field(name) for name in columns])
-        parts = [
-            pq.read_table(io.BytesIO(self._storage.read(self.file(number))), columns=columns)
-            for number in range(1, before)
-        ]
+        parts = [pq.read_table(self._open(number), columns=columns) for number in range(first, before)]
         return pa.concat_tables(parts) if parts else schema.empty_table()
 
-    def asked_regions(self, before: int) -> dict[str, tuple[list[int], list[int]]]:
-        """(y, x) of the regions asked before round ``before``, by image id; each region once."""
-        table = self.read(before, ["image_id", "region_y", "region_x"])
+    def asked_regions(self, before: int, first: int = 0) -> dict[str, tuple[list[int], list[int]]]:
+        """(y, x) of the regions asked in rounds first..before−1, by image id; each region once."""
+        table = self.read(before, ["image_id", "region_y", "region_x"], first)
         regions = table.group_by(table.column_names, use_threads=False).aggregate([])
-        asked: dict[str, tuple[list[int], list[int]]] = {}
-        for row in regions.to_pylist():
-            ys, xs = asked.setdefault(row["image_id"], ([], []))
-            ys.append(row["region_y"])
-            xs.append(row["region_x"])
-        return asked
+        return _places(regions, "region_y", "region_x")
+
+    def labelled_pixels(self, before: int, image_ids: list[str]) -> dict[str, tuple[list[int], list[int]]]:
+        """(y, x) of the pixels of some images that have an answer, by image id."""
+        table = self.read(before, ["image_id", "y", "x"])
+        return _places(table.filter(pc.is_in(table["image_id"], pa.array(image_ids, pa.string()))), "y", "x")
 
     def sparse_labels(self, before: int) -> pa.Table:
         """Labelled pixels of each image as lists: image_id, y, x, label; sorted by image_id."""
@@ -71,3 +117,48 @@ class Ledger:
             [(name, "list") for name in ("y", "x", "label")]
         )
         return lists.rename_columns({"y_list": "y", "x_list": "x", "label_list": "label"})
+
+    def dense_label(self, before: int, image_id: str, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        """(H, W) classes of an image of ``size`` = (H, W), IGNORE where there is no answer."""
+        mine = self._of_image(before, ["y", "x", "label"], image_id)
+        label = np.full(size, IGNORE, np.uint8)
+        label[mine["y"].to_numpy(), mine["x"].to_numpy()] = mine["label"].to_numpy()
+        return label
+
+    def exclusion_mask(self, before: int, image_id: str, size: tuple[int, int], radius: int) -> npt.NDArray[np.bool_]:
+        """(H, W): where no region may be centred any more, within ``radius`` pixels of one that was asked."""
+        mine = self._of_image(before, ["region_y", "region_x"], image_id)
+        regions = mine.select(["region_y", "region_x"]).group_by(["region_y", "region_x"]).aggregate([])
+        y, x = (torch.from_numpy(regions[name].to_numpy().astype(np.int64)) for name in ("region_y", "region_x"))
+        mask: npt.NDArray[np.bool_] = exclusion_mask(size, y, x, radius).numpy()
+        return mask
+
+    def class_counts(self, before: int) -> pa.Table:
+        """COUNTS of the rounds 0..before−1, sorted."""
+        table = self.read(before, ["round", "label"])
+        counts = table.group_by(["round", "label"]).aggregate([([], "count_all")])
+        counts = counts.rename_columns({"count_all": "pixels"}).select(COUNTS.names)
+        return counts.sort_by([("round", "ascending"), ("label", "ascending")])
+
+    def _of_image(self, before: int, columns: list[str], image_id: str) -> pa.Table:
+        table = self.read(before, ["image_id", *columns])
+        return table.filter(pc.equal(table["image_id"], image_id))
+
+    def _open(self, number: int) -> io.BytesIO:
+        """The file of a round, whole and as it was committed."""
+        name = f"{self._storage.uri}/{self.file(number)}"
+        try:
+            data, line = (self._storage.read(file) for file in (self.file(number), self.checksum_file(number)))
+        except FileNotFoundError as error:
+            raise InputError(f"{name} or its checksum file is gone: restore both from a copy") from error
+        if hashlib.sha256(data).hexdigest().encode() != line.partition(b" ")[0]:
+            raise InputError(
+                f"{name} is damaged, its SHA-256 is not that of its .sha256 file: restore both from a copy"
+            )
+        return io.BytesIO(data)
+
+
+def _places(table: pa.Table, y: str, x: str) -> dict[str, tuple[list[int], list[int]]]:
+    lists = table.group_by("image_id", use_threads=False).aggregate([(y, "list"), (x, "list")])
+    columns = (lists[name].to_pylist() for name in ("image_id", f"{y}_list", f"{x}_list"))
+    return {image_id: (ys, xs) for image_id, ys, xs in zip(*columns, strict=True)}

@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from halo_ray.acquisition.regions import window
 from halo_ray.annotations.ledger import LEDGER
-from halo_ray.data.classes import ClassSet
+from halo_ray.data.classes import IGNORE, ClassSet
 from halo_ray.data.images import read_label
+from halo_ray.errors import BadRecordError
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,13 @@ class GroundTruth:
     name = "ground_truth"
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Ledger rows of the requests of each image: image_id, label_uri, asked_y, asked_x, and ``picks``."""
+        """Ledger rows of the requests of each image: its manifest columns, known_y, known_x, and ``picks``."""
         rows: list[dict[str, Any]] = []
         for request in batch.to_pylist():
-            label = read_label(request["label_uri"], self.classes)
-            bought = np.zeros(label.shape, np.bool_)
-            for y, x in zip(request["asked_y"], request["asked_x"], strict=True):
-                bought[window(y, x, self.region_radius)] = True
+            size = (request["height"], request["width"])
+            label = read_label(request["label_uri"], self.classes, request["label_format"], size)
+            bought = np.zeros(size, np.bool_)
+            bought[request["known_y"], request["known_x"]] = True
             for pick in request["picks"]:
                 region = window(pick["y"], pick["x"], self.region_radius)
                 # Regions may overlap where the exclusion radius is small; no pixel is bought twice.
@@ -57,3 +58,34 @@ class GroundTruth:
                     for y, x in zip((ys + region[0].start).tolist(), (xs + region[1].start).tolist(), strict=True)
                 ]
         return pa.Table.from_pylist(rows, schema=LEDGER)
+
+
+@dataclass(frozen=True)
+class ImportLabels:
+    """Takes labels over that somebody made before: every pixel of a label image that is not void."""
+
+    classes: ClassSet
+
+    name = "imported"
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Ledger rows of round 0 for manifest rows whose label_uri is the label to import."""
+        tables = [LEDGER.empty_table()]
+        for row in batch.to_pylist():
+            label = read_label(row["label_uri"], self.classes, row["label_format"])
+            if label.shape != (row["height"], row["width"]):
+                raise BadRecordError(
+                    f"data.known_labels: {row['label_uri']} is {label.shape[1]}x{label.shape[0]} pixels, but its image "
+                    f"is {row['width']}x{row['height']}: give them the same size"
+                )
+            y, x = np.nonzero(label != IGNORE)
+            known = {"y": y, "x": x, "region_y": y, "region_x": x, "label": label[y, x]}
+            same = {"image_id": row["image_id"], "round": 0, "oracle": self.name}
+            columns = [
+                pa.array(known[field.name]).cast(field.type)
+                if field.name in known
+                else pa.repeat(pa.scalar(same.get(field.name), field.type), len(y))
+                for field in LEDGER
+            ]
+            tables.append(pa.Table.from_arrays(columns, schema=LEDGER))
+        return pa.concat_tables(tables)

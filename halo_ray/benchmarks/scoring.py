@@ -20,10 +20,11 @@ from halo_ray.benchmarks.settings import check
 from halo_ray.checkpoint import load_model, write_checkpoint
 from halo_ray.config import Config
 from halo_ray.context import Context, open_experiment
+from halo_ray.data.images import read_image
 from halo_ray.data.manifest import DataConfig
 from halo_ray.data.readers import SplitConfig
 from halo_ray.data.synthetic import CLASSES, render_scene
-from halo_ray.data.transforms import load_input
+from halo_ray.data.transforms import resize_image
 from halo_ray.models.build import ModelConfig, build_model, describe_model
 from halo_ray.runtime import ExecutionConfig
 from halo_ray.scoring import SCORING_THREADS, score_pool
@@ -123,7 +124,7 @@ def _plain_loop(settings: ScoringBenchmark, context: Context) -> float:
         if row == 1:
             begin = time.perf_counter()
         size = record["height"], record["width"]
-        pixels = torch.from_numpy(load_input(record["image_uri"], context.input_size).copy())
+        pixels = torch.from_numpy(resize_image(read_image(record["image_uri"]), context.input_size).copy())
         with torch.inference_mode():
             image = Image(
                 record["image_id"],

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import yaml
 
 from halo_ray.data import synthetic
+from halo_ray.data.label_formats import CITYSCAPES_TRAINED, ids_by_name
 from halo_ray.errors import BadRecordError, InputError
 from halo_ray.storage import resolve
 from halo_ray.suggest import nearest
@@ -17,6 +18,8 @@ IGNORE = 255
 """Class of pixels that no loss and no metric sees."""
 
 _INVALID = -1
+
+Ids = int | tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,15 @@ class ClassSet:
     """What the set is called in configs."""
     classes: tuple[str, ...]
     """Class names in training order."""
-    ids: tuple[int, ...] = ()
-    """The id of each class in label files; empty: 0, 1, 2, ..."""
+    ids: tuple[Ids, ...] = ()
+    """The id of each class in label files, or its ids; −1 stands as 255 in 8-bit files. Empty: by name where the label
+    format has names, else 0, 1, 2, ..."""
     ignore_ids: tuple[int, ...] = (IGNORE,)
     """Ids in label files that mean void."""
     colors: tuple[tuple[int, int, int], ...] = field(default=(), repr=False)
     """RGB of each class, for pictures; empty: evenly spaced hues."""
+    miou_star: tuple[str, ...] = ()
+    """Classes over which mIoU* is the mean; empty: there is none."""
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
@@ -42,24 +48,57 @@ class ClassSet:
                 raise InputError(
                     f"class set {self.name}: {key} has {len(values)} entries for {len(self.classes)} classes"
                 )
-        used = [*(self.ids or range(len(self.classes))), *self.ignore_ids]
-        if len(set(used)) < len(used) or not all(0 <= i <= 255 for i in used):
-            raise InputError(f"class set {self.name}: ids and ignore_ids must differ from each other and lie in 0..255")
+        used = [number for number, _ in self._numbered()] + [*self.ignore_ids]
+        in_files = {number % 256 for number in used}
+        if len(in_files) < len(used) or not all(-1 <= number <= 255 for number in used):
+            raise InputError(
+                f"class set {self.name}: ids and ignore_ids must differ from each other and lie in -1..255, where -1 "
+                "stands as 255 in files"
+            )
+        unknown = set(self.miou_star) - set(self.classes)
+        if unknown:
+            raise InputError(
+                f"class set {self.name}: miou_star names {min(unknown)!r}; {nearest(min(unknown), self.classes)}"
+            )
 
-    def lookup(self) -> npt.NDArray[np.int16]:
-        """(256,) training class of each file id: IGNORE for void, −1 for ids outside the set."""
+    def lookup(self, label_format: str | None = None) -> npt.NDArray[np.int16]:
+        """(256,) training class of each file id: IGNORE for void, −1 for ids that the files should not hold.
+
+        Args:
+            label_format: name in LABEL_FORMATS; its ids that are no class here mean void. None: the set's own ids.
+
+        Raises:
+            InputError: the set has no ids and the format no class of one of its names.
+        """
         table = np.full(256, _INVALID, np.int16)
-        table[list(self.ids or range(len(self.classes)))] = np.arange(len(self.classes))
-        table[list(self.ignore_ids)] = IGNORE
+        if label_format is not None:
+            known = ids_by_name(label_format, self.name, () if self.ids else self.classes)
+            for number, place in known.items():
+                table[number] = IGNORE if place is None else place
+        if label_format is None or self.ids:
+            for number, place in self._numbered():
+                table[number] = place
+            table[list(self.ignore_ids)] = IGNORE
         return table
 
-    def to_classes(self, raw: npt.NDArray[np.uint8], uri: str) -> npt.NDArray[np.uint8]:
+    def _numbered(self) -> list[tuple[int, int]]:
+        """Every id of the set with the place of its class."""
+        ids = self.ids or range(len(self.classes))
+        return [
+            (number, place)
+            for place, entry in enumerate(ids)
+            for number in (entry if isinstance(entry, tuple) else (entry,))
+        ]
+
+    def to_classes(
+        self, raw: npt.NDArray[np.uint8], uri: str, label_format: str | None = None
+    ) -> npt.NDArray[np.uint8]:
         """Training classes (H, W) of the file ids ``raw`` (H, W).
 
         Raises:
             BadRecordError: an id is outside the set; names ``uri``.
         """
-        mapped = self.lookup()[raw]
+        mapped = self.lookup(label_format)[raw]
         if (mapped < 0).any():
             wrong = sorted({int(i) for i in np.unique(raw[mapped < 0])})
             raise BadRecordError(
@@ -94,7 +133,25 @@ _SYNTHETIC = ClassSet(
         (107, 142, 35), (70, 130, 180), (220, 20, 60), (0, 0, 142), (119, 11, 32),
     ),
 )  # fmt: skip
-_KNOWN = {known.name: known for known in (_CAMVID11, _SYNTHETIC)}
+_CITYSCAPES19 = ClassSet(
+    "cityscapes19",
+    CITYSCAPES_TRAINED,
+    colors=(
+        (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153), (153, 153, 153),
+        (250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60), (255, 0, 0),
+        (0, 0, 142), (0, 0, 70), (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32),
+    ),
+)  # fmt: skip
+_NOT_IN_16, _NOT_IN_13 = ("terrain", "truck", "train"), ("wall", "fence", "pole")
+_SYNTHIA16 = ClassSet(
+    "synthia16",
+    tuple(name for name in CITYSCAPES_TRAINED if name not in _NOT_IN_16),
+    colors=tuple(
+        color for name, color in zip(CITYSCAPES_TRAINED, _CITYSCAPES19.colors, strict=True) if name not in _NOT_IN_16
+    ),
+    miou_star=tuple(name for name in CITYSCAPES_TRAINED if name not in _NOT_IN_16 + _NOT_IN_13),
+)
+_KNOWN = {known.name: known for known in (_CITYSCAPES19, _SYNTHIA16, _CAMVID11, _SYNTHETIC)}
 
 
 def class_set(name: str) -> ClassSet:
@@ -116,9 +173,10 @@ def class_set(name: str) -> ClassSet:
         return ClassSet(
             name=str(fields.get("name", name)),
             classes=tuple(fields["classes"]),
-            ids=tuple(fields.get("ids", ())),
+            ids=tuple(tuple(entry) if isinstance(entry, list) else entry for entry in fields.get("ids", ())),
             ignore_ids=tuple(fields.get("ignore_ids", (IGNORE,))),
             colors=tuple((int(r), int(g), int(b)) for r, g, b in fields.get("colors", ())),
+            miou_star=tuple(fields.get("miou_star", ())),
         )
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"class set file {name} cannot be used ({error}): give at least a list 'classes'") from error

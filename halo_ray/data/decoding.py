@@ -9,59 +9,55 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from halo_ray.data.classes import ClassSet
-from halo_ray.data.images import read_label, read_size
-from halo_ray.data.transforms import load_input
-from halo_ray.errors import BadRecordError, InputError
+from halo_ray.data.images import decode_image, decode_label, read_ahead
+from halo_ray.data.transforms import resize_image
+from halo_ray.errors import BadRecordError
 
 Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class DecodeImages:
-    """Adds ``image``: RGB resized to ``size`` (height, width); with ``classes`` also ``label`` at its own size."""
+    """Adds ``image``: RGB resized to ``size`` (height, width); with ``classes`` also ``label`` at the image's own size.
+
+    Args:
+        keep_bad: an image that cannot be read is null, and a column ``problem`` says why; else it is an error.
+    """
 
     size: tuple[int, int]
     classes: ClassSet | None = None
+    keep_bad: bool = False
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        images = [load_input(uri, self.size).tobytes() for uri in batch["image_uri"].to_pylist()]
+        images: list[bytes | None] = []
+        problems: list[str | None] = []
+        for file in read_ahead(batch["image_uri"].to_pylist()):
+            try:
+                images.append(resize_image(decode_image(file)[0], self.size).tobytes())
+                problems.append(None)
+            except BadRecordError as error:
+                if not self.keep_bad:
+                    raise
+                images.append(None)
+                problems.append(str(error))
         batch = batch.append_column("image", pa.array(images, pa.large_binary()))
+        if self.keep_bad:
+            batch = batch.append_column("problem", pa.array(problems, pa.string()))
         if self.classes is not None:
-            labels = [read_label(uri, self.classes).tobytes() for uri in batch["label_uri"].to_pylist()]
+            labels = [label.tobytes() for label in self._labels(batch, self.classes)]
             batch = batch.append_column("label", pa.array(labels, pa.large_binary()))
         return batch
+
+    def _labels(self, batch: pa.Table, classes: ClassSet) -> list[Pixels]:
+        rows = batch.select(["label_uri", "label_format", "height", "width"]).to_pylist()
+        files = read_ahead(row["label_uri"] for row in rows)
+        return [
+            decode_label(file, classes, row["label_format"], (row["height"], row["width"]))
+            for file, row in zip(files, rows, strict=True)
+        ]
 
 
 def pixels(data: bytes, *shape: int) -> Pixels:
     """The uint8 array of that shape, writable, that ``data`` are the bytes of."""
     array: Pixels = np.frombuffer(data, np.uint8).reshape(shape).copy()
     return array
-
-
-@dataclass(frozen=True)
-class InspectRecords:
-    """Fills in height and width, and says in ``problem`` why a record cannot be used (null where it can)."""
-
-    classes: ClassSet
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        rows = batch.to_pylist()
-        for row in rows:
-            row["problem"] = None
-            try:
-                row["height"], row["width"] = read_size(row["image_uri"])
-                self._check_label(row)
-            except InputError as error:
-                row["problem"] = str(error)
-                row["height"], row["width"] = row["height"] or 0, row["width"] or 0
-        return pa.Table.from_pylist(rows, schema=batch.schema.append(pa.field("problem", pa.string())))
-
-    def _check_label(self, row: dict[str, object]) -> None:
-        if row["label_uri"] is None:
-            return
-        label = read_label(str(row["label_uri"]), self.classes)
-        if label.shape != (row["height"], row["width"]):
-            raise BadRecordError(
-                f"label {row['label_uri']} is {label.shape[1]}x{label.shape[0]} pixels, but its image is "
-                f"{row['width']}x{row['height']}: give them the same size"
-            )

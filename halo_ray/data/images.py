@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from halo_ray.data.classes import ClassSet
+from halo_ray.data.label_formats import LABEL_FORMATS
 from halo_ray.data.synthetic import render_scene
 from halo_ray.errors import BadRecordError
 from halo_ray.storage import resolve
@@ -19,38 +23,100 @@ from halo_ray.storage import resolve
 SYNTHETIC = "synthetic"
 """URI scheme of rendered scenes: ``synthetic://STYLE/SEED/INDEX?height=H&width=W``."""
 
+READ_AHEAD = 4
+"""Files that are fetched while another is decoded: an object store answers slowly, but many at once."""
+
+_ORIENTATION = 0x0112
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_BITS = 24
+"""Place of the bit depth in a PNG file."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file by its URI, whose content may still be on its way."""
+
+    uri: str
+    read: Callable[[], bytes]
+    """Raises OSError where it cannot be read."""
+
+
+def file(uri: str) -> File:
+    """The file of that URI, read when its content is asked for."""
+    return File(uri, lambda: _read(uri))
+
+
+def read_ahead(uris: Iterable[str]) -> Iterator[File]:
+    """The files of ``uris`` in their order, the next READ_AHEAD of which are being fetched."""
+    uris = list(uris)
+    with ThreadPoolExecutor(READ_AHEAD) as pool:
+        coming = [pool.submit(_read, uri) for uri in uris[:READ_AHEAD]]
+        try:
+            for place, uri in enumerate(uris):
+                if place + READ_AHEAD < len(uris):
+                    coming.append(pool.submit(_read, uris[place + READ_AHEAD]))
+                yield File(uri, coming.pop(0).result)
+        finally:  # of those that nobody will ask for
+            for reading in coming:
+                reading.cancel()
+
 
 def read_image(uri: str) -> npt.NDArray[np.uint8]:
-    """(H, W, 3) RGB.
+    """The image of that URI; see decode_image."""
+    return decode_image(file(uri))[0]
+
+
+def read_label(
+    uri: str, classes: ClassSet, label_format: str | None = None, size: tuple[int, int] | None = None
+) -> npt.NDArray[np.uint8]:
+    """The label of that URI; see decode_label."""
+    return decode_label(file(uri), classes, label_format, size)
+
+
+def decode_image(source: File) -> tuple[npt.NDArray[np.uint8], list[str]]:
+    """(H, W, 3) RGB, upright, and what had to be done for that: other colour modes converted, turned as EXIF says.
 
     Raises:
-        BadRecordError: missing or not an image.
+        BadRecordError: missing, damaged, too large, or of more than 8 bits a channel.
     """
-    if uri.startswith(SYNTHETIC):
-        return _scene(uri)[0]
-    with _naming("image", uri):
-        image = _open(uri)
-        if image.mode.startswith(("I", "F")):
-            raise BadRecordError(f"image {uri} has {image.mode} pixels: convert it to 8 bits a channel")
-        return np.asarray(image.convert("RGB"))
+    if source.uri.startswith(SYNTHETIC):
+        return _scene(source.uri)[0], []
+    with _naming("image", source.uri):
+        data = source.read()
+        image = _open(data)
+        if image.mode.startswith(("I", "F")) or (data.startswith(_PNG) and data[_PNG_BITS] == 16):
+            raise BadRecordError(
+                f"image {source.uri} has more than 8 bits a channel ({image.mode}): convert it to 8 bits"
+            )
+        changes = [] if image.mode == "RGB" else [f"converted from {image.mode} to RGB"]
+        if image.getexif().get(_ORIENTATION, 1) != 1:
+            changes.append("turned upright as its EXIF orientation says")
+            image = ImageOps.exif_transpose(image)
+        return np.asarray(image.convert("RGB")), changes
 
 
-def read_label(uri: str, classes: ClassSet) -> npt.NDArray[np.uint8]:
+def decode_label(
+    source: File, classes: ClassSet, label_format: str | None = None, size: tuple[int, int] | None = None
+) -> npt.NDArray[np.uint8]:
     """(H, W) training classes, IGNORE where void.
 
+    Args:
+        label_format: name in LABEL_FORMATS; None: 8-bit ids as the class set numbers them.
+        size: (H, W), to which the label is resized (nearest); None: its own.
+
     Raises:
-        BadRecordError: missing, not an 8-bit label image, or an id outside the class set.
+        BadRecordError: missing, damaged, of another kind than the format's, or an id outside the class set.
     """
-    if uri.startswith(SYNTHETIC):
-        return _scene(uri)[1]
-    with _naming("label", uri):
-        image = _open(uri)
-        if image.mode not in ("L", "P"):
-            raise BadRecordError(
-                f"label {uri} has colour mode {image.mode}: class ids are read from 8-bit grey or palette images"
-            )
-        raw = np.asarray(image)
-    return classes.to_classes(raw, uri)
+    if source.uri.startswith(SYNTHETIC):
+        raw = Image.fromarray(_scene(source.uri)[1])
+    else:
+        with _naming("label", source.uri):
+            raw = _raw_label(source, label_format is not None and LABEL_FORMATS[label_format].first_channel)
+    if size is not None and size != (raw.height, raw.width):
+        raw = raw.resize((size[1], size[0]), Image.Resampling.NEAREST)
+    if source.uri.startswith(SYNTHETIC):
+        return np.asarray(raw)
+    return classes.to_classes(np.asarray(raw), source.uri, label_format)
 
 
 def read_mask(uri: str) -> npt.NDArray[np.bool_]:
@@ -60,33 +126,64 @@ def read_mask(uri: str) -> npt.NDArray[np.bool_]:
         BadRecordError: missing or not an image.
     """
     with _naming("mask", uri):
-        return np.asarray(_open(uri).convert("L")) > 0
-
-
-def read_size(uri: str) -> tuple[int, int]:
-    """(height, width) in pixels, from the header alone.
-
-    Raises:
-        BadRecordError: missing or not an image.
-    """
-    with _naming("image", uri):
-        width, height = _open(uri).size
-    return height, width
+        return np.asarray(_open(_read(uri)).convert("L")) > 0
 
 
 @contextmanager
 def _naming(kind: str, uri: str) -> Iterator[None]:
-    """Turns what Pillow raises on a damaged or oversized file into an error that names the file."""
+    """Turns what is raised on a damaged or oversized file into an error that names the file."""
     try:
         yield
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadRecordError(f"{kind} {uri} cannot be read ({error}): replace it or leave it out") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        reason = " ".join(str(error).split())
+        raise BadRecordError(f"{kind} {uri} cannot be read ({reason}): replace it or leave it out") from error
 
 
-def _open(uri: str) -> Image.Image:
+def _read(uri: str) -> bytes:
+    if uri.startswith(SYNTHETIC):
+        return b""
     filesystem, path = resolve(uri)
     with filesystem.open_input_stream(path) as stream:
-        return Image.open(io.BytesIO(stream.read()))
+        return bytes(stream.read())
+
+
+def _open(data: bytes) -> Image.Image:
+    if not data:
+        raise ValueError("it is empty")
+    with warnings.catch_warnings():
+        # A file that claims more pixels than Pillow's limit is no street scene, whether twice as many or more.
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            return Image.open(io.BytesIO(data))
+        except UnidentifiedImageError as error:  # names the buffer, not the file
+            raise ValueError("it is no image, or its header is damaged") from error
+
+
+def _raw_label(source: File, first_channel: bool) -> Image.Image:
+    """The ids of a label file, as 8-bit grey or palette image."""
+    data = source.read()
+    image = _open(data)
+    if first_channel and image.mode == "RGB" and data.startswith(_PNG):
+        return Image.fromarray(_first_channel(data))
+    if image.mode not in ("L", "P"):
+        raise BadRecordError(
+            f"label {source.uri} has colour mode {image.mode}: class ids are read from 8-bit grey or palette images"
+        )
+    image.load()
+    return image
+
+
+def _first_channel(data: bytes) -> npt.NDArray[np.uint8]:
+    """Pillow keeps the high byte of 16 bits, which is 0 in every class."""
+    import imagecodecs  # this one format alone needs it
+
+    try:
+        ids = imagecodecs.png_decode(data)[..., 0]
+    except imagecodecs.PngError as error:
+        raise ValueError(error) from error
+    if ids.max() > 255:
+        raise ValueError(f"its first channel holds {ids.max()}, which is no class id")
+    return np.ascontiguousarray(ids, np.uint8)
 
 
 def _scene(uri: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:

@@ -6,14 +6,17 @@ import io
 import os
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from halo_ray.data.images import read_mask
-from halo_ray.data.readers import SplitConfig, list_split
+from halo_ray.data.listing import Root
+from halo_ray.data.readers import SplitConfig, list_split, split_root
 from halo_ray.errors import InputError
 from halo_ray.storage import Storage
 
@@ -27,23 +30,42 @@ NAMED_IDS = 5
 class DataConfig:
     """Images, labels and classes."""
 
-    source: SplitConfig = field(default_factory=lambda: SplitConfig(split="source", count=256))
-    """Labelled images of the source domain, for pretraining and training."""
-    pool: SplitConfig = field(default_factory=lambda: SplitConfig(split="target", count=160))
+    source: SplitConfig = field(default_factory=lambda: SplitConfig(scenes=256))
+    """Labelled images of the source domain, for pretraining and training; reader none: a cold start without any."""
+    pool: SplitConfig = field(default_factory=lambda: SplitConfig(scenes=160))
     """Images of the target domain, from which pixels are bought; their labels are seen by the oracle alone."""
-    validation: SplitConfig = field(default_factory=lambda: SplitConfig(split="target", count=64, first=100_000))
+    validation: SplitConfig = field(default_factory=lambda: SplitConfig(scenes=64, first=100_000))
     """Labelled images of the target domain, never trained on."""
     class_set: str = "synthetic"
-    """synthetic, camvid11, or the path of a YAML file (classes, ids, ignore_ids, colors)."""
+    """cityscapes19, synthia16, camvid11, synthetic, or the path of a YAML file (classes, ids, ignore_ids, colors,
+    miou_star)."""
+    on_bad_record: Literal["fail", "skip"] = "fail"
+    """What an image or label that cannot be used does: fail ends the run and names it, skip leaves it out of everything
+    and lists it in manifests/bad_records.json. May change when a run is resumed."""
+    known_labels: str | None = None
+    """Pattern below the pool's root of label images that you have already, with * where the image id stands; they may
+    cover any part of any image, void meaning unlabelled. They are imported as round 0 and cost nothing."""
     height: int = 128
     """Height in pixels to which images are resized for the network; labels keep their own."""
     width: int = 256
     """Width in pixels to which images are resized for the network."""
+    source_height: int | None = None
+    """The same for training on source images; null: height."""
+    source_width: int | None = None
+    """The same for training on source images; null: width."""
 
     def __post_init__(self) -> None:
-        for key in ("height", "width"):
-            if getattr(self, key) < 32:
+        for key in ("height", "width", "source_height", "source_width"):
+            if getattr(self, key) is not None and getattr(self, key) < 32:
                 raise InputError(f"data.{key} is {getattr(self, key)}: the network needs at least 32 pixels")
+        for split in ("pool", "validation"):
+            if getattr(self, split).reader == "none":
+                raise InputError(f"data.{split}.reader is none: only the source may be missing")
+
+    @property
+    def source_size(self) -> tuple[int, int]:
+        """(height, width) in pixels of the network's input for source images in training."""
+        return self.source_height or self.height, self.source_width or self.width
 
 
 @dataclass(frozen=True)
@@ -70,7 +92,7 @@ def list_splits(config: DataConfig, data_root: str, seed: int) -> Splits:
     for split, table in tables.items():
         if table["label_uri"].null_count:
             use = "the ground-truth oracle" if split == "pool" else "training" if split == "source" else "evaluation"
-            raise InputError(f"data.{split}.labels is not set, but {use} needs labels: set it")
+            raise InputError(f"data.{split} has no labels, but {use} needs them: set data.{split}.labels or add them")
         ids = table["image_id"].to_pylist()
         twice = sorted({one for one, other in pairwise(ids) if one == other})
         if twice:
@@ -104,6 +126,29 @@ def pool_mask(path: str | None, data_root: str, pool: pa.Table) -> npt.NDArray[n
                 f"{size[1]}x{size[0]}: give it the size of the pool images"
             )
     return mask
+
+
+def known_labels(config: DataConfig, data_root: str, pool: pa.Table) -> pa.Table:
+    """The pool images (MANIFEST) that have labels already, with the URI of those as label_uri.
+
+    Raises:
+        InputError: the pattern is none, or finds no label of any pool image.
+    """
+    if config.known_labels is None:
+        return pool.slice(0, 0)
+    if config.known_labels.count("*") != 1:
+        raise InputError(
+            f"data.known_labels: pattern {config.known_labels!r} needs exactly one *, which stands for the image id"
+        )
+    root = Root(split_root(config.pool, data_root, "data.pool"))
+    found = root.find(config.known_labels)
+    known = pool.filter(pc.is_in(pool["image_id"], pa.array(list(found), pa.string())))
+    if not known.num_rows:
+        raise InputError(
+            f"data.known_labels: nothing below {root.uri} matches {config.known_labels!r} and a pool image"
+        )
+    uris = [root.path_uri(found[name]) for name in known["image_id"].to_pylist()]
+    return known.set_column(known.column_names.index("label_uri"), "label_uri", pa.array(uris, pa.string()))
 
 
 def save_splits(splits: Splits, storage: Storage) -> None:

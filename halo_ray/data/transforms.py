@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageEnhance
 
-from halo_ray.data.images import read_image
+from halo_ray.data.classes import IGNORE
+from halo_ray.errors import InputError
 
-
-def load_input(uri: str, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """The image (height, width, 3), resized to ``size`` = (height, width) with antialiasing."""
-    return resize_image(read_image(uri), size)
+CROP_TRIES = 10
+"""Windows that are tried for one that shows a rare class (DAFormer)."""
 
 
 def resize_image(image: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    if image.shape[:2] == size:
-        return image
-    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
-
-
-def resize_label(label: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Nearest neighbour, for dense labels; bought pixels never pass through here."""
-    if label.shape == size:
-        return label
-    return np.asarray(Image.fromarray(label).resize((size[1], size[0]), Image.Resampling.NEAREST))
+    """The whole image (H, W, 3) at ``size`` = (height, width), with antialiasing."""
+    return View(size, size).image(image)
 
 
 @dataclass(frozen=True)
@@ -47,24 +40,140 @@ class Points:
 
 
 @dataclass(frozen=True)
+class AugmentationConfig:
+    """How much training samples are changed at random."""
+
+    flip: bool = True
+    """Mirror half of the images."""
+    color_jitter: float = 0.2
+    """Largest relative change of brightness and contrast."""
+    saturation_jitter: float = 0.0
+    """Largest relative change of colour saturation."""
+    hue_jitter: float = 0.0
+    """Largest shift of hues, as a share of the colour circle (at most 0.5)."""
+    random_scale: tuple[float, float] = (1.0, 1.0)
+    """Images are scaled by a random factor of their own size in this range, and a window of the input's size is cut out
+    (filled up where they are smaller); [1, 1]: the whole image is resized to the input (paper)."""
+
+    def __post_init__(self) -> None:
+        for key, most in (("color_jitter", 1), ("saturation_jitter", 1), ("hue_jitter", 0.5)):
+            if not 0 <= getattr(self, key) <= most:
+                raise InputError(f"training.augment.{key} is {getattr(self, key)}: it must lie in 0..{most}")
+        low, high = self.random_scale
+        if not 0 < low <= high < math.inf:
+            raise InputError(f"training.augment.random_scale is [{low}, {high}]: it must be two rising numbers above 0")
+
+
+@dataclass(frozen=True)
+class View:
+    """The part of an image that a sample shows: a window of the scaled image, or all of it."""
+
+    size: tuple[int, int]
+    """(height, width) of the sample."""
+    scaled: tuple[int, int]
+    """(height, width) of the whole image after scaling; where it is smaller than the sample, the rest is filled."""
+    top: int = 0
+    """Row of the scaled image that is the sample's first."""
+    left: int = 0
+    """The same for columns."""
+
+    def image(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """(height, width, 3), with antialiasing; black where it is filled."""
+        return self._window(image, Image.Resampling.BILINEAR, 0)
+
+    def label(self, label: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """(height, width), nearest neighbour; IGNORE where it is filled."""
+        return self._window(label, Image.Resampling.NEAREST, IGNORE)
+
+    def points(self, points: Points) -> Points:
+        """The points that lie in the window, at their places in the sample."""
+        if self.scaled == self.size:
+            return points
+        y, y_inside = self._places(points.y, 0, self.top)
+        x, x_inside = self._places(points.x, 1, self.left)
+        inside = y_inside & x_inside
+        return Points(y[inside], x[inside], points.label[inside])
+
+    def _window(self, pixels: npt.NDArray[np.uint8], how: Image.Resampling, fill: int) -> npt.NDArray[np.uint8]:
+        (rows, cols), (height, width) = pixels.shape[:2], self.scaled
+        if (rows, cols) == self.scaled == self.size:
+            return pixels
+        shown = min(height, self.size[0]), min(width, self.size[1])
+        # The window in pixels of the image, cut and scaled in one step.
+        box = (
+            self.left * cols / width,
+            self.top * rows / height,
+            (self.left + shown[1]) * cols / width,
+            (self.top + shown[0]) * rows / height,
+        )
+        part = np.asarray(Image.fromarray(pixels).resize((shown[1], shown[0]), how, box=box))
+        if shown == self.size:
+            return part
+        filled = np.full((*self.size, *pixels.shape[2:]), fill, np.uint8)
+        filled[: shown[0], : shown[1]] = part
+        return filled
+
+    def _places(
+        self, place: npt.NDArray[np.float32], axis: int, start: int
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        """Places along one axis of the sample, and which of them lie in it."""
+        last = self.size[axis] - 1
+        pixel = place.astype(np.float64) * (self.scaled[axis] - 1) - start
+        inside = (pixel > -0.5) & (pixel < last + 0.5)
+        return (np.clip(pixel, 0, last) / max(last, 1)).astype(np.float32), inside
+
+
+@dataclass(frozen=True)
 class Augmentation:
     """One draw of the random changes made to a training sample."""
 
     flip: bool
     gain: float
     contrast: float
+    saturation: float = 1.0
+    hue: float = 0.0
+    scale: float | None = None
+    """Of the image, of which a window is shown; None: the whole image is resized to the sample."""
+    windows: tuple[tuple[float, float], ...] = ((0.0, 0.0),)
+    """Windows to try, as shares of the way from the first to the last (top, left)."""
 
     @classmethod
-    def draw(cls, seed: int, row: int, *, flip: bool, color_jitter: float) -> Augmentation:
+    def draw(cls, seed: int, row: int, config: AugmentationConfig) -> Augmentation:
         """The draw of row ``row`` of the schedule that ``seed`` belongs to."""
         random = np.random.default_rng([seed, row])
-        flips, gain, contrast = random.random(3)
-        return cls(flip and flips < 0.5, 1 + color_jitter * (2 * gain - 1), 1 + color_jitter * (2 * contrast - 1))
+        flips, gain, contrast, saturation, hue, scale = random.random(6)
+        windows = random.random((CROP_TRIES, 2))
+        low, high = config.random_scale
+        return cls(
+            flip=config.flip and flips < 0.5,
+            gain=1 + config.color_jitter * (2 * gain - 1),
+            contrast=1 + config.color_jitter * (2 * contrast - 1),
+            saturation=1 + config.saturation_jitter * (2 * saturation - 1),
+            hue=config.hue_jitter * (2 * hue - 1),
+            scale=None if low == high == 1 else low + (high - low) * scale,
+            windows=tuple((top, left) for top, left in windows.tolist()),
+        )
+
+    def views(self, image: tuple[int, int], sample: tuple[int, int]) -> Iterator[View]:
+        """The views of an image of that (height, width) to try, in their order."""
+        if self.scale is None:
+            yield View(sample, sample)
+            return
+        scaled = max(round(image[0] * self.scale), 1), max(round(image[1] * self.scale), 1)
+        room = [max(side - shown, 0) for side, shown in zip(scaled, sample, strict=True)]
+        for top, left in self.windows:
+            yield View(sample, scaled, round(top * room[0]), round(left * room[1]))
 
     def image(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         if self.gain != 1 or self.contrast != 1:
             levels = (np.arange(256) - 127.5) * self.contrast + 127.5
             image = np.clip(levels * self.gain, 0, 255).astype(np.uint8)[image]
+        if self.saturation != 1:
+            image = np.asarray(ImageEnhance.Color(Image.fromarray(image)).enhance(self.saturation))
+        if self.hue:
+            colors = np.array(Image.fromarray(image).convert("HSV"))
+            colors[..., 0] += np.uint8(round(self.hue * 256) % 256)  # the circle of hues is 256 steps
+            image = np.asarray(Image.fromarray(colors, "HSV").convert("RGB"))
         return image[:, ::-1] if self.flip else image
 
     def label(self, label: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -1,63 +1,183 @@
-"""The ledger reads back as what training and scoring need."""
+"""The ledger reads back as what training and scoring need, is committed once, and says so when it was damaged."""
 
+import io
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from halo_ray.annotations.ledger import LEDGER, Ledger
+from halo_ray.data.classes import IGNORE
+from halo_ray.errors import InputError
 from halo_ray.storage import Storage
 
 # image, pixel, region, label, by round; images interleave and regions share their centre's row.
 ROWS = {
+    0: [("c", (3, 3), (3, 3), 1)],
     1: [("b", (1, 2), (1, 2), 3), ("a", (5, 5), (5, 6), 0), ("a", (5, 6), (5, 6), 255), ("b", (9, 9), (9, 8), 1)],
     2: [("a", (0, 7), (0, 7), 2), ("c", (1, 1), (1, 1), 4)],
 }
+SIZE = (12, 10)
+
+# Commits a file of its own bytes, all at the same moment; says who won.
+COMMIT = """
+import sys, time
+from halo_ray.annotations.ledger import Ledger
+from halo_ray.errors import InputError
+from halo_ray.storage import Storage
+ledger = Ledger(Storage(sys.argv[1]))
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    ledger.commit(1, sys.argv[2].encode() * 200_000)
+    print("won")
+except InputError as error:
+    print("lost", error)
+"""
+
+
+def file(number: int, rows: list[tuple]) -> bytes:
+    table = pa.Table.from_pylist(
+        [
+            {
+                **dict.fromkeys(LEDGER.names),
+                "image_id": image, "round": number, "y": y, "x": x, "region_y": ry, "region_x": rx, "label": label,
+            }
+            for image, (y, x), (ry, rx), label in rows
+        ],
+        schema=LEDGER,
+    )  # fmt: skip
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    return buffer.getvalue()
 
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
+    ledger = Ledger(Storage(str(tmp_path)))
     for number, rows in ROWS.items():
-        table = pa.Table.from_pylist(
-            [
-                {
-                    **dict.fromkeys(LEDGER.names),
-                    "image_id": image, "round": number, "y": y, "x": x, "region_y": ry, "region_x": rx, "label": label,
-                }
-                for image, (y, x), (ry, rx), label in rows
-            ],
-            schema=LEDGER,
-        )  # fmt: skip
-        path = tmp_path / Ledger.file(number)
-        path.parent.mkdir(parents=True)
-        pq.write_table(table, path)
-    return Ledger(Storage(str(tmp_path)))
+        ledger.commit(number, file(number, rows))
+        assert ledger.seal(number) == len(rows)
+    return ledger
 
 
+@pytest.mark.parametrize("first", [0, 1])
 @pytest.mark.parametrize("before", [1, 2, 3])
-def test_only_earlier_rounds_are_read(ledger: Ledger, before: int) -> None:
-    table = ledger.read(before)
+def test_only_earlier_rounds_are_read(ledger: Ledger, before: int, first: int) -> None:
+    table = ledger.read(before, first=first)
     assert table.schema == LEDGER
-    expected = [(number, row[0]) for number in range(1, before) for row in ROWS[number]]
+    expected = [(number, row[0]) for number in range(first, before) for row in ROWS[number]]
     assert list(zip(table["round"].to_pylist(), table["image_id"].to_pylist(), strict=True)) == expected
 
 
 def test_each_region_was_asked_once(ledger: Ledger) -> None:
-    assert ledger.asked_regions(1) == {}
-    assert ledger.asked_regions(2) == {"b": ([1, 9], [2, 8]), "a": ([5], [6])}
+    assert ledger.asked_regions(1, first=1) == {}
+    assert ledger.asked_regions(2, first=1) == {"b": ([1, 9], [2, 8]), "a": ([5], [6])}
     asked = ledger.asked_regions(3)
     assert {image: sorted(zip(*places, strict=True)) for image, places in asked.items()} == {
         "a": [(0, 7), (5, 6)],
         "b": [(1, 2), (9, 8)],
-        "c": [(1, 1)],
+        "c": [(1, 1), (3, 3)],
     }
 
 
 def test_sparse_labels_hold_every_pixel_of_every_image(ledger: Ledger) -> None:
-    assert ledger.sparse_labels(1).num_rows == 0
+    assert ledger.sparse_labels(1)["image_id"].to_pylist() == ["c"]
     found = {row["image_id"]: row for row in ledger.sparse_labels(3).to_pylist()}
     assert list(found) == ["a", "b", "c"]
     for image, row in found.items():
         pixels = sorted((y, x, label) for rows in ROWS.values() for i, (y, x), _, label in rows if i == image)
         assert sorted(zip(row["y"], row["x"], row["label"], strict=True)) == pixels
+
+
+@pytest.mark.parametrize("image", ["a", "b", "c", "never asked"])
+def test_an_image_reads_back_as_dense_label_known_pixels_and_exclusion_mask(ledger: Ledger, image: str) -> None:
+    label, known, mask = np.full(SIZE, IGNORE, np.uint8), set(), np.zeros(SIZE, bool)
+    for i, (y, x), (ry, rx), value in (row for rows in ROWS.values() for row in rows):
+        if i == image:
+            label[y, x] = value
+            known.add((y, x))
+            rows, cols = np.indices(SIZE)
+            mask |= (abs(rows - ry) <= 2) & (abs(cols - rx) <= 2)
+    np.testing.assert_array_equal(ledger.dense_label(3, image, SIZE), label)
+    np.testing.assert_array_equal(ledger.exclusion_mask(3, image, SIZE, 2), mask)
+    found = ledger.labelled_pixels(3, [image])
+    assert {place for ys, xs in found.values() for place in zip(ys, xs, strict=True)} == known
+    assert ledger.dense_label(0, image, SIZE).min() == IGNORE
+
+
+def test_classes_are_counted_by_round(ledger: Ledger) -> None:
+    counted = [tuple(row.values()) for row in ledger.class_counts(3).to_pylist()]
+    pairs = [(number, row[3]) for number, rows in ROWS.items() for row in rows]
+    assert counted == [(*pair, pairs.count(pair)) for pair in sorted(set(pairs))]
+
+
+def test_the_same_rows_may_be_committed_again_and_others_not(ledger: Ledger) -> None:
+    ledger.commit(2, file(2, ROWS[2]))
+    with pytest.raises(InputError, match="another run has committed round 2"):
+        ledger.commit(2, file(2, ROWS[1]))
+    assert ledger.read(3, ["image_id"], first=2)["image_id"].to_pylist() == ["a", "c"]
+
+
+def race(uri: str, environment: dict[str, str] | None = None) -> None:
+    """Four processes commit the same round; one wins, the others are told, and its bytes are whole."""
+    command = [sys.executable, "-c", COMMIT, uri]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
+    writers = [subprocess.Popen([*command, letter], **pipes) for letter in "abcd"]
+    for writer in writers:
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        writer.stdin.write("\n")
+        writer.stdin.flush()
+    said = [writer.communicate(timeout=60)[0] for writer in writers]
+    assert sum(line.startswith("won") for line in said) == 1, said
+    assert sum("another run has committed round 1" in line for line in said) == 3
+    winner = "abcd"[[line.startswith("won") for line in said].index(True)]
+    storage = Storage(uri)
+    assert storage.read(Ledger.file(1)) == winner.encode() * 200_000
+
+
+def test_of_several_writers_one_commits(tmp_path: Path) -> None:
+    race(str(tmp_path))
+    assert [path.name for path in (tmp_path / "rounds/001/annotations").iterdir()] == ["ledger.parquet"]
+
+
+def test_of_several_writers_one_commits_on_an_object_store(s3) -> None:
+    race(s3.uri("race/two words/ö"))
+
+
+@pytest.mark.parametrize("place", [0, 5, 100, -300, -1])
+def test_a_damaged_file_is_named(ledger: Ledger, tmp_path: Path, place: int) -> None:
+    path = tmp_path / Ledger.file(1)
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+    for read in (lambda: ledger.read(3), lambda: ledger.asked_regions(2), lambda: ledger.sparse_labels(3)):
+        with pytest.raises(InputError, match=r"rounds/001/annotations/ledger\.parquet is damaged"):
+            read()
+    assert ledger.read(1).num_rows == 1
+
+
+@pytest.mark.parametrize("name", [Ledger.file(1), Ledger.checksum_file(1)])
+def test_a_file_that_is_gone_is_named(ledger: Ledger, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).unlink()
+    with pytest.raises(InputError, match=r"rounds/001/annotations/ledger\.parquet or its checksum file is gone"):
+        ledger.read(2)
+
+
+def test_the_checksum_is_one_that_sha256sum_reads(ledger: Ledger, tmp_path: Path) -> None:
+    folder = (tmp_path / Ledger.file(2)).parent
+    checked = subprocess.run(["sha256sum", "-c", "ledger.parquet.sha256"], cwd=folder, capture_output=True, check=False)
+    assert checked.returncode == 0, checked
+
+
+def test_a_run_that_died_between_commit_and_checksum_is_sealed_by_the_next(ledger: Ledger, tmp_path: Path) -> None:
+    before = (tmp_path / Ledger.checksum_file(1)).read_bytes()
+    (tmp_path / Ledger.checksum_file(1)).unlink()
+    assert ledger.committed(1)
+    assert ledger.seal(1) == len(ROWS[1])
+    assert (tmp_path / Ledger.checksum_file(1)).read_bytes() == before

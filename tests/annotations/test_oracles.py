@@ -28,8 +28,11 @@ def ask(label: Path, places: list[tuple[int, int]], before: list[tuple[int, int]
     request = {
         "image_id": "one",
         "label_uri": str(label),
-        "asked_y": [y for y, _ in before],
-        "asked_x": [x for _, x in before],
+        "label_format": None,
+        "height": 8,
+        "width": 12,
+        "known_y": [y for y, _ in before],
+        "known_x": [x for _, x in before],
         "picks": [{"y": y, "x": x, **PICK} for y, x in places],
     }
     return GroundTruth(CLASSES, r, round=3, model="m")(pa.Table.from_pylist([request])).to_pylist()
@@ -57,10 +60,10 @@ def test_a_region_is_a_square_clipped_at_the_edges(label: Path, r: int) -> None:
 
 
 def test_no_pixel_is_bought_twice_in_or_across_rounds(label: Path) -> None:
-    rows = ask(label, [(4, 4), (4, 5)], before=[(6, 4)])
+    old = {(y, x) for y in (5, 6, 7) for x in (3, 4, 5)}
+    rows = ask(label, [(4, 4), (4, 5)], before=sorted(old))
     places = [(row["y"], row["x"]) for row in rows]
     assert len(places) == len(set(places))
-    old = {(y, x) for y in (5, 6, 7) for x in (3, 4, 5)}
     new = {(y, x) for y in (3, 4, 5) for x in (3, 4, 5, 6)}
     assert set(places) == new - old
     assert {place for place in places if place[1] <= 5} == {

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from halo_ray.data.classes import IGNORE, ClassSet, class_set
-from halo_ray.data.images import read_image, read_label, read_size
+from halo_ray.data.images import file, read_ahead, read_image, read_label, read_mask
 from halo_ray.data.synthetic import render_scene
 from halo_ray.errors import BadRecordError, InputError
 
@@ -19,7 +19,7 @@ CLASSES = ClassSet("mine", ("a", "b", "c"), ids=(4, 0, 200))
 READERS: dict[str, Callable[[str], object]] = {
     "image": read_image,
     "label": lambda uri: read_label(uri, CLASSES),
-    "size": read_size,
+    "mask": read_mask,
 }
 SCENE = "synthetic://target/5/9?height=40&width=72"
 
@@ -91,11 +91,16 @@ def test_a_label_with_an_id_outside_the_set_is_named_with_the_id(tmp_path: Path)
         read_label(uri, CLASSES)
 
 
-def test_size_is_height_and_width_and_needs_the_header_alone(tmp_path: Path) -> None:
-    uri = saved(Image.fromarray(noise(60, 40, 3)), tmp_path / "x.jpg")
-    whole = Path(uri).read_bytes()
-    Path(uri).write_bytes(whole[: len(whole) // 2])
-    assert read_size(uri) == (60, 40)
+def test_files_read_ahead_come_in_order_and_a_bad_one_fails_when_its_content_is_asked_for(tmp_path: Path) -> None:
+    names = [f"{i}" for i in range(20)]
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "7").unlink()
+    seen = list(read_ahead(str(tmp_path / name) for name in names))
+    assert [each.uri for each in seen] == [file(str(tmp_path / name)).uri for name in names]
+    assert [each.read() for i, each in enumerate(seen) if i != 7] == [n.encode() for n in names if n != "7"]
+    with pytest.raises(OSError, match="7"):
+        seen[7].read()
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "bmp"])

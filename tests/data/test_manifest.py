@@ -7,8 +7,9 @@ import pyarrow as pa
 import pytest
 
 from halo_ray.data import manifest
+from halo_ray.data.listing import MANIFEST
 from halo_ray.data.manifest import SPLITS, DataConfig, Splits, list_splits, load_splits, save_splits, sizes
-from halo_ray.data.readers import MANIFEST, SplitConfig
+from halo_ray.data.readers import SplitConfig
 from halo_ray.errors import InputError
 from halo_ray.storage import Storage
 
@@ -82,7 +83,7 @@ def test_an_image_in_both_pool_and_validation_is_named(tmp_path: Path) -> None:
 
 def test_synthetic_pool_and_validation_must_not_overlap() -> None:
     config = DataConfig(
-        pool=SplitConfig(split="target", count=8), validation=SplitConfig(split="target", count=2, first=7)
+        pool=SplitConfig(split="target", scenes=8), validation=SplitConfig(split="target", scenes=2, first=7)
     )
     with pytest.raises(InputError, match=r"synthetic://target/3/7\?"):
         list_splits(config, "", 3)

@@ -1,5 +1,6 @@
 """Folder layouts in miniature: what a reader lists, under which id, and what it says of a layout that is not there."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -7,8 +8,10 @@ import pytest
 from PIL import Image
 
 from halo_ray.data.classes import class_set
-from halo_ray.data.images import read_image, read_label, read_size
-from halo_ray.data.readers import MANIFEST, SplitConfig, list_split
+from halo_ray.data.images import read_image, read_label
+from halo_ray.data.listing import MANIFEST
+from halo_ray.data.manifest import SPLITS, DataConfig
+from halo_ray.data.readers import SplitConfig, list_split
 from halo_ray.data.synthetic import STYLES
 from halo_ray.errors import InputError
 
@@ -53,6 +56,16 @@ def test_images_right_under_the_root(tmp_path: Path) -> None:
     assert ids(listed(touch(tmp_path, "x.png", "y z.png"), images="*.png")) == ["x", "y z"]
 
 
+def test_a_label_that_is_missing_is_listed_by_the_name_that_it_should_have(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a.png", "images/b.png", "labels/b.png")
+    table = listed(tmp_path, images="images/*.png", labels="labels/*.png")
+    assert table["label_uri"].to_pylist() == [str(tmp_path / f"labels/{c}.png") for c in "ab"]
+
+
+def test_no_reader_means_no_images() -> None:
+    assert listed("", reader="none") == MANIFEST.empty_table()
+
+
 def test_two_images_of_one_id_are_an_error_not_one_image(tmp_path: Path) -> None:
     touch(tmp_path, "images/twin.jpg", "images/twin.png")
     with pytest.raises(InputError, match="twin"):
@@ -82,27 +95,29 @@ def test_listed_files_can_be_read_whatever_the_root_and_the_name(tmp_path: Path,
     table = listed({**spelled, "uri": root.as_uri(), "uri/": root.as_uri() + "/"}[way], labels="images/*.png")
     assert ids(table) == [name]
     (image,), (label,) = table["image_uri"].to_pylist(), table["label_uri"].to_pylist()
-    assert read_size(image) == (3, 5)
+    assert read_image(image).shape == (3, 5, 3)
     assert read_label(label, class_set("synthetic")).tolist() == [[1] * 5] * 3
 
 
 @pytest.mark.parametrize(
     ("config", "part"),
     [
-        ({"list_file": "bad.txt"}, r"bad\.txt.*'gone'.*images/gone"),
+        ({"list_file": "bad.txt"}, r"data\.pool.*bad\.txt.*'gone'"),
         ({"list_file": "none.txt"}, r"data\.pool.*none\.txt"),
-        ({"images": "images/*.png", "labels": "labels/*.png"}, r"'a'.*labels/a\.png.*data\.pool\.labels"),
-        ({"images": "images/a.png"}, r"data\.pool\.images.*images/a\.png"),
-        ({"images": "*/*.png"}, r"data\.pool\.images"),
-        ({"labels": "labels/x.png"}, r"data\.pool\.labels"),
+        ({"labels": "nowhere/*.png"}, r"data\.pool: labels.*nowhere/\*\.png"),
+        ({"images": "images/a.png"}, r"data\.pool: images.*images/a\.png"),
+        ({"images": "*/*.png"}, r"data\.pool: images"),
+        ({"labels": "labels/x.png"}, r"data\.pool: labels"),
         ({"images": "pictures/*"}, r"data\.pool.*no images"),
         ({"images": "images/*.jpg"}, r"data\.pool.*no images"),
         ({"root": "ROOT/images/a.png"}, r"data\.pool.*images/a\.png"),
         ({"root": "ROOT/missing"}, r"data\.pool.*missing"),
         ({"reader": "camvid", "split": "night"}, r"data\.pool.*splits/night\.txt"),
+        ({"reader": "camvid"}, r"data\.pool\.split.*day"),
+        ({"reader": "gtav", "split": "train"}, r"data\.pool.*'train'.*list_file"),
         ({"reader": "foldr"}, r"data\.pool\.reader.*'foldr'.*'folder'"),
-        ({"reader": "synthetic", "split": "tagret", "count": 1}, r"data\.pool.*tagret"),
-        ({"reader": "synthetic", "split": "target", "count": 1, "height": 8}, r"data\.pool\.height"),
+        ({"reader": "synthetic", "split": "tagret", "scenes": 1}, r"data\.pool.*tagret"),
+        ({"reader": "synthetic", "split": "target", "scenes": 1, "height": 8}, r"data\.pool\.height"),
     ],
 )
 def test_what_is_not_there_is_named(tmp_path: Path, config: dict, part: str) -> None:
@@ -133,13 +148,30 @@ def test_the_camvid_edition_at_hand(split: str, frames: int) -> None:
     assert listed(CAMVID, reader="camvid", split=split).num_rows == frames
 
 
+@pytest.mark.parametrize("reader", [{"reader": "folder"}, {"reader": "gtav"}])
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_reader_alone_lists_all_its_images_whatever_the_default_of_the_split_is(
+    tmp_path: Path, reader: dict, split: str
+) -> None:
+    """The defaults are rendered scenes, and a preset that names another reader keeps their other fields."""
+    touch(tmp_path, *(f"images/{i:04}.png" for i in range(300)))
+    config = replace(getattr(DataConfig(), split), **reader)
+    assert list_split(config, str(tmp_path), key=f"data.{split}").num_rows == 300
+
+
+def test_scenes_are_of_the_split_s_own_domain() -> None:
+    for split, style in {"source": "source", "pool": "target", "validation": "target"}.items():
+        table = list_split(getattr(DataConfig(), split), "", key=f"data.{split}")
+        assert {uri.split("/")[2] for uri in table["image_uri"].to_pylist()} == {style}
+
+
 @pytest.mark.parametrize("style", STYLES)
 def test_synthetic_rows_render_at_their_stated_size(style: str) -> None:
-    config = SplitConfig(split=style, count=2, first=7, height=40, width=72)
+    config = SplitConfig(split=style, scenes=2, first=7, height=40, width=72)
     table = list_split(config, "", key="data.source", seed=3)
     assert table.num_rows == 2
     images = [read_image(row["image_uri"]) for row in table.to_pylist()]
     assert [image.shape for image in images] == [(row["height"], row["width"], 3) for row in table.to_pylist()]
     assert (images[0] != images[1]).any()
-    later = list_split(SplitConfig(split=style, count=1, first=8, height=40, width=72), "", key="data.source", seed=3)
+    later = list_split(SplitConfig(split=style, scenes=1, first=8, height=40, width=72), "", key="data.source", seed=3)
     assert later.to_pylist() == table.to_pylist()[1:]

@@ -10,9 +10,10 @@ from PIL import Image
 
 from halo_ray.data import samples
 from halo_ray.data.classes import IGNORE, ClassSet
-from halo_ray.data.readers import MANIFEST
-from halo_ray.data.samples import SAMPLES, LoadSamples, batch_to_tensors
+from halo_ray.data.listing import MANIFEST
+from halo_ray.data.samples import SAMPLES, LoadSamples, Samples, batch_to_tensors
 from halo_ray.data.schedule import SCHEDULE, SOURCE, TARGET
+from halo_ray.data.transforms import AugmentationConfig
 from halo_ray.losses import point_cross_entropy
 
 CLASSES = ClassSet("ten", tuple("abcdefghij"), ignore_ids=(IGNORE,))
@@ -37,6 +38,7 @@ def table(tmp_path: Path) -> pa.Table:
 
 def scheduled(table: pa.Table, places: list[int], domain: str, first: int = 0) -> pa.Table:
     part = table.take(places).append_column("domain", pa.array([domain] * len(places)))
+    part = part.append_column("show_class", pa.array([-1] * len(places), pa.int16()))
     return part.append_column("row", pa.array(range(first, first + len(places)))).select(SCHEDULE.names)
 
 
@@ -52,13 +54,20 @@ def bought(table: pa.Table, per_image: int = 60) -> pa.Table:
     return pa.Table.from_pylist(rows[::-1], schema=pa.schema(list(zip(LABELS, kinds, strict=True))))
 
 
+def tensors(loaded: pa.Table) -> Samples:
+    """Of samples that all have one size."""
+    (samples_,) = batch_to_tensors(loaded, torch.device("cpu"))
+    return samples_
+
+
 @pytest.fixture
 def loader(table: pa.Table, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(samples.ray, "get", lambda reference: reference)
 
-    def load(batch: pa.Table, size: tuple[int, int] = SIZE, **changes: object) -> pa.Table:
-        how = {"seed": 1, "flip": True, "color_jitter": 0.0, **changes}
-        return LoadSamples(size=size, classes=CLASSES, labels=bought(table), **how)(batch)
+    def load(batch: pa.Table, size: tuple[int, int] = SIZE, seed: int = 1, **changes: object) -> pa.Table:
+        augment = AugmentationConfig(**{"color_jitter": 0.0, **changes})
+        sizes = {SOURCE: size, TARGET: size}
+        return LoadSamples(sizes=sizes, classes=CLASSES, labels=bought(table), seed=seed, augment=augment)(batch)
 
     return load
 
@@ -68,7 +77,7 @@ def test_a_source_sample_has_a_dense_label_that_moves_with_its_image(table: pa.T
     loaded = loader(batch)
     assert loaded.schema == SAMPLES
     assert loaded["image_id"].to_pylist() == batch["image_id"].to_pylist()
-    images, labels, points = batch_to_tensors(loaded, SIZE, torch.device("cpu"))
+    images, labels, points = tensors(loaded)
     assert images[:, 0, 0, 1].tolist() == [0, 1, 2] * 4
     known = labels != IGNORE
     torch.testing.assert_close(images[..., 0][known], labels[known] * 20)
@@ -80,7 +89,7 @@ def test_a_source_sample_has_a_dense_label_that_moves_with_its_image(table: pa.T
 
 def test_every_bought_pixel_of_a_target_sample_lies_on_its_colour(table: pa.Table, loader) -> None:
     loaded = loader(scheduled(table, [2, 0, 1, 0] * 4, TARGET))
-    images, labels, points = batch_to_tensors(loaded, SIZE, torch.device("cpu"))
+    images, labels, points = tensors(loaded)
     assert (labels == IGNORE).all()
     assert torch.bincount(points.image).tolist() == [62, 60, 61, 60] * 4
     y, x = (points.y * (SIZE[0] - 1)).round().long(), (points.x * (SIZE[1] - 1)).round().long()
@@ -94,7 +103,7 @@ def test_every_bought_pixel_of_a_target_sample_lies_on_its_colour(table: pa.Tabl
 
 def test_no_point_is_lost_when_the_input_is_smaller_than_the_label(table: pa.Table, loader) -> None:
     batch = scheduled(table, [0, 1], TARGET)
-    (full, small) = (batch_to_tensors(loader(batch, size), size, torch.device("cpu")) for size in (SIZE, (9, 7)))
+    (full, small) = (tensors(loader(batch, size)) for size in (SIZE, (9, 7)))
     assert small.images.shape == (2, 9, 7, 3)
     for one, other in zip(full.points, small.points, strict=True):
         assert torch.equal(one, other)
@@ -113,13 +122,13 @@ def test_source_and_target_rows_mix_in_the_order_of_the_batch(table: pa.Table, l
     parts = [scheduled(table, [0], SOURCE, 4), scheduled(table, [1], TARGET, 5), scheduled(table, [2], SOURCE, 6)]
     together = loader(pa.concat_tables(parts))
     assert together.to_pylist() == [loader(part).to_pylist()[0] for part in parts]
-    samples_ = batch_to_tensors(together, SIZE, torch.device("cpu"))
+    samples_ = tensors(together)
     assert set(samples_.points.image.tolist()) == {1}
     assert [bool((label == IGNORE).all()) for label in samples_.labels] == [False, True, False]
 
 
 def test_a_batch_without_any_point_still_gives_a_loss(table: pa.Table, loader) -> None:
-    points = batch_to_tensors(loader(scheduled(table, [0, 1], SOURCE)), SIZE, torch.device("cpu")).points
+    points = tensors(loader(scheduled(table, [0, 1], SOURCE))).points
     assert [values.dtype for values in points] == [torch.int64, torch.float32, torch.float32, torch.uint8]
     total, count = point_cross_entropy(torch.randn(2, 10, 8, 12), *points)
     assert (total.item(), count.item()) == (0, 0)

@@ -5,7 +5,7 @@ from collections import Counter
 import pyarrow as pa
 import pytest
 
-from halo_ray.data.readers import MANIFEST
+from halo_ray.data.listing import MANIFEST
 from halo_ray.data.schedule import SCHEDULE, SOURCE, TARGET, training_schedule
 
 WORKERS = (1, 2, 4)

@@ -51,9 +51,9 @@ def list_missing(root: Path) -> None:
 MISTAKES: dict[str, tuple[Callable[[Path], object], list[str], list[str]]] = {
     "no images": (empty, [], ["data.pool", "no images"]),
     "no directory": (shutil.rmtree, [], ["data.source", "data_root"]),
-    "list names a missing file": (list_missing, ["--data.pool.list_file=list.txt"], ["list.txt", "'77'", "77.jpg"]),
+    "list names a missing file": (list_missing, ["--data.pool.list_file=list.txt"], ["list.txt", "'77'"]),
     "label missing": (
-        lambda root: (root / "day/labels/2.png").unlink(), [], ["day/labels/2.png", "data.source.labels"]
+        lambda root: (root / "day/labels/2.png").unlink(), [], ["day/labels/2.png", "data.on_bad_record"]
     ),
     "label of another size": (
         lambda root: change(root / "night/labels/3.png", shape=(10, 10)), [], ["night/labels/3.png", "10x10", "100x72"]

@@ -1,0 +1,76 @@
+"""Look at the data of an experiment before anything is spent on it: the first thing to run on new data.
+
+    python jobs/inspect_data.py --preset camvid_day_to_dusk --data_root PATH/TO/camvid
+    python jobs/inspect_data.py --config mine.yaml --json found.json
+
+Prints images, sizes and class shares of each split and every bad record with its reason; draws a bar chart and sample
+overlays below OUTPUT_DIR/inspection; --json FILE writes all figures too. All options of run_al.py are understood.
+Exit code 0: an experiment could begin; 2: something must be mended first.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from halo_ray.config import Config, parse_config
+from halo_ray.data.classes import class_set
+from halo_ray.data.manifest import list_splits
+from halo_ray.data_report import as_json, as_text, write_pictures
+from halo_ray.errors import InputError
+from halo_ray.pipeline import inspect_splits
+from halo_ray.runtime import input_error, ray_session
+from halo_ray.storage import Storage
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+def main(arguments: list[str]) -> int:
+    if "--help" in arguments:
+        print(__doc__)
+    try:
+        arguments, file = _json_file(arguments)
+        inspect(parse_config(arguments, PRESETS), file)
+        return 0
+    except Exception as error:
+        mendable = input_error(error)
+        if mendable is None:
+            raise
+        print(f"error: {mendable}", file=sys.stderr)
+        return 2
+
+
+def inspect(config: Config, file: str | None) -> None:
+    """Inspects, reports, and raises InputError where an experiment could not begin."""
+    storage, classes = Storage(config.output_dir), class_set(config.data.class_set)
+    storage.check_writable()
+    listed = list_splits(config.data, config.data_root, config.seed)
+    with ray_session(config.execution):
+        splits, inspection = inspect_splits(listed, classes, config.execution, known_too=True)
+    print(as_text(inspection, classes))
+    if file is not None:
+        try:
+            Path(file).write_text(json.dumps(as_json(inspection, classes), indent=1, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise InputError(f"--json {file} cannot be written: {error.strerror}") from error
+    for name in write_pictures(splits, inspection, classes, storage):
+        print(f"{config.output_dir}/{name}")
+    inspection.settle(config.data.on_bad_record)
+
+
+def _json_file(arguments: list[str]) -> tuple[list[str], str | None]:
+    """The arguments without --json, and what it names."""
+    rest, file = [], None
+    waiting = list(arguments)
+    while waiting:
+        option, _, value = waiting.pop(0).partition("=")
+        if option != "--json":
+            rest.append(f"{option}{_}{value}")
+        elif not _ and not waiting:
+            raise InputError("--json needs the name of a file")
+        else:
+            file = value if _ else waiting.pop(0)
+    return rest, file
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
