@@ -4,6 +4,7 @@ python jobs/benchmark.py model                     # geometry and networks; abou
 python jobs/benchmark.py acquisition               # maps and picks, against the official procedure; about 3 minutes
 python jobs/benchmark.py scoring                   # a pool through Ray Data, against a plain loop; 2 minutes
 python jobs/benchmark.py selection                 # the cut of 10^9 candidates, the messages of 10^6 images; 10 minutes
+python jobs/benchmark.py data                      # training samples against bare Pillow, and from S3; 2 minutes
 python jobs/benchmark.py model --device cuda
 """
 
@@ -12,6 +13,7 @@ import sys
 import jsonargparse
 
 from halo_ray.benchmarks.acquisition import AcquisitionBenchmark, benchmark_acquisition
+from halo_ray.benchmarks.data import DataBenchmark, benchmark_data
 from halo_ray.benchmarks.model import ModelBenchmark, benchmark_model
 from halo_ray.benchmarks.scoring import ScoringBenchmark, benchmark_scoring
 from halo_ray.benchmarks.selection import SelectionBenchmark, benchmark_selection
@@ -22,6 +24,7 @@ BENCHMARKS = {
     "acquisition": (AcquisitionBenchmark, benchmark_acquisition),
     "scoring": (ScoringBenchmark, benchmark_scoring),
     "selection": (SelectionBenchmark, benchmark_selection),
+    "data": (DataBenchmark, benchmark_data),
 }
 
 

@@ -5,22 +5,18 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-import socket
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-import boto3
 import pytest
 import ray
 from PIL import Image
 
 from halo_ray.acquisition.budget import AcquisitionConfig
+from halo_ray.benchmarks.object_store import CREDENTIALS, ObjectStore, object_store
 from halo_ray.config import Config
 from halo_ray.data.manifest import DataConfig
 from halo_ray.data.readers import SplitConfig
@@ -30,11 +26,6 @@ from halo_ray.runtime import ExecutionConfig
 from halo_ray.training import TrainingConfig
 
 ROOT = Path(__file__).parents[1]
-S3_ENVIRONMENT = {
-    "AWS_ACCESS_KEY_ID": "tests",
-    "AWS_SECRET_ACCESS_KEY": "tests",
-    "AWS_EC2_METADATA_DISABLED": "true",  # a key that is refused must not be looked for elsewhere for seconds
-}
 SIZES = {"day": (64, 96), "night": (72, 100), "check": (64, 96)}
 
 
@@ -98,54 +89,26 @@ def cluster() -> Iterator[None]:
         ray.shutdown()
 
 
-@dataclass(frozen=True)
-class ObjectStore:
-    """A bucket of a real S3 server on this machine."""
-
-    port: int
-    bucket: str = "streets"
-
-    def uri(self, path: str, bucket: str | None = None) -> str:
-        """How the project names a path in it."""
-        options = f"endpoint_override=127.0.0.1:{self.port}&scheme=http&region=us-east-1"
-        return f"s3://{bucket or self.bucket}/{path}?{options}"
-
-    def upload(self, folder: Path, path: str) -> None:
-        """Copies all files below a folder."""
-        for file in sorted(folder.rglob("*")):
-            if file.is_file():
-                self.client().upload_file(str(file), self.bucket, f"{path}/{file.relative_to(folder)}")
-
-    def keys(self, prefix: str) -> list[str]:
-        pages = self.client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
-        return [item["Key"] for page in pages for item in page.get("Contents", [])]
-
-    def client(self):
-        return boto3.client("s3", endpoint_url=f"http://127.0.0.1:{self.port}", region_name="us-east-1")
+@pytest.fixture(scope="session")
+def s3_environment() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as environment:
+        for key, value in CREDENTIALS.items():
+            environment.setenv(key, value)
+        yield
 
 
 @pytest.fixture(scope="session")
-def s3() -> Iterator[ObjectStore]:
+def s3(s3_environment: None) -> Iterator[ObjectStore]:
     """An S3 protocol server for this test run, with its credentials in the environment."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        store = ObjectStore(free.getsockname()[1])
-    with pytest.MonkeyPatch.context() as environment:
-        for key, value in S3_ENVIRONMENT.items():
-            environment.setenv(key, value)
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(store.port)]
-        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            for _ in range(300):
-                with socket.socket() as knock:
-                    if knock.connect_ex(("127.0.0.1", store.port)) == 0:
-                        break
-                time.sleep(0.1)
-            store.client().create_bucket(Bucket=store.bucket)
-            yield store
-        finally:
-            server.kill()
-            server.wait()
+    with object_store() as store:
+        yield store
+
+
+@pytest.fixture
+def s3_with_keys(s3_environment: None) -> Iterator[ObjectStore]:
+    """One that knows none of the keys in the environment, once it has its bucket."""
+    with object_store({"INITIAL_NO_AUTH_ACTION_COUNT": "1"}) as store:
+        yield store
 
 
 @pytest.fixture(scope="session")

@@ -162,7 +162,7 @@ def class_set(name: str) -> ClassSet:
     """
     if name in _KNOWN:
         return _KNOWN[name]
-    if not name.endswith((".yaml", ".yml")):
+    if not (name.partition("?")[0] if "://" in name else name).endswith((".yaml", ".yml")):
         raise InputError(f"data.class_set: no class set {name!r}; {nearest(name, _KNOWN)} (or give a YAML file)")
     filesystem, path = resolve(name)
     try:

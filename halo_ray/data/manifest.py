@@ -118,7 +118,8 @@ def pool_mask(path: str | None, data_root: str, pool: pa.Table) -> npt.NDArray[n
     """
     if path is None:
         return None
-    mask = read_mask(path if "://" in path or not data_root else os.path.join(data_root, path))
+    relative = data_root and "://" not in path and not os.path.isabs(path)
+    mask = read_mask(Root(data_root).path_uri(path) if relative else path)
     for image_id, size in zip(pool["image_id"].to_pylist(), sizes(pool), strict=True):
         if size != mask.shape:
             raise InputError(

@@ -70,9 +70,8 @@ def list_split(config: SplitConfig, data_root: str, *, key: str, seed: int = 0) 
     if config.reader not in READERS:
         raise InputError(f"{key}.reader: no reader {config.reader!r}; {nearest(config.reader, READERS)}")
     if config.reader in NAMED_SPLITS and not config.split:
-        raise InputError(
-            f"{key}.split: {config.reader} has several splits: name one, such as {NAMED_SPLITS[config.reader]}"
-        )
+        example = NAMED_SPLITS[config.reader]
+        raise InputError(f"{key}.split: {config.reader} has several splits: name one, such as {example}")
     if config.reader == "none":
         return MANIFEST.empty_table()
     if config.reader == "synthetic":

@@ -1,20 +1,25 @@
 """Training samples: the colour of an image says its class, so that any pixel, label and point can be checked."""
 
+import io
+import math
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
+from halo_ray.annotations.ledger import LEDGER, Ledger
 from halo_ray.data import samples
 from halo_ray.data.classes import IGNORE, ClassSet
 from halo_ray.data.listing import MANIFEST
 from halo_ray.data.samples import SAMPLES, LoadSamples, Samples, batch_to_tensors
 from halo_ray.data.schedule import SCHEDULE, SOURCE, TARGET
 from halo_ray.data.transforms import AugmentationConfig
-from halo_ray.losses import point_cross_entropy
+from halo_ray.losses import point_cross_entropy, summed
+from halo_ray.storage import Storage
 
 CLASSES = ClassSet("ten", tuple("abcdefghij"), ignore_ids=(IGNORE,))
 SIZE, LABELS = (32, 48), ("image_id", "y", "x", "label")
@@ -132,3 +137,70 @@ def test_a_batch_without_any_point_still_gives_a_loss(table: pa.Table, loader) -
     assert [values.dtype for values in points] == [torch.int64, torch.float32, torch.float32, torch.uint8]
     total, count = point_cross_entropy(torch.randn(2, 10, 8, 12), *points)
     assert (total.item(), count.item()) == (0, 0)
+
+
+def test_samples_of_two_sizes_come_apart_and_their_losses_together(table: pa.Table, loader) -> None:
+    """Source images have a size of their own; the loss is over the pixels of the whole batch."""
+    sizes = {SOURCE: (20, 30), TARGET: (12, 18)}
+    load = LoadSamples(sizes=sizes, classes=CLASSES, labels=bought(table), seed=1, augment=AugmentationConfig())
+    rows = pa.concat_tables([scheduled(table, [0, 2], SOURCE), scheduled(table, [1], TARGET, 2)])
+    source, target = batch_to_tensors(load(rows), torch.device("cpu"))
+    assert source.images.shape == (2, 20, 30, 3)
+    assert target.images.shape == (1, 12, 18, 3)
+    assert len(source.points.labels) == 0
+    assert len(target.points.labels) == 61
+    assert (target.labels == IGNORE).all()
+    torch.manual_seed(0)
+    parts = [(torch.randn(len(part.images), 10, 5, 8), part) for part in (source, target)]
+    total, count = summed([point_cross_entropy(logits, *part.points) for logits, part in parts])
+    alone = point_cross_entropy(parts[1][0], *target.points)
+    assert (total.item(), count.item()) == (alone[0].item(), alone[1].item())
+
+
+def test_a_window_shows_the_class_that_its_row_wants(table: pa.Table, loader, tmp_path: Path) -> None:
+    """The wanted class is a spot in a corner, which few windows meet."""
+    label = np.zeros((200, 300), np.uint8)
+    label[160:, 240:] = 7
+    for kind in ("image", "label"):
+        Image.fromarray(label).save(tmp_path / f"spot-{kind}.png")
+    uris = {f"{kind}_uri": str(tmp_path / f"spot-{kind}.png") for kind in ("image", "label")}
+    one = pa.Table.from_pylist([{"image_id": "spot", "height": 200, "width": 300, **uris}], schema=MANIFEST)
+    rows = scheduled(one, [0] * 60, SOURCE)
+    wanting = rows.set_column(2, "show_class", pa.array([7] * 60, pa.int16()))
+    shown = {}
+    for name, batch in (("any", rows), ("wanted", wanting)):
+        load = LoadSamples(
+            sizes={SOURCE: (100, 150), TARGET: SIZE}, classes=CLASSES, labels=bought(table), seed=1,
+            augment=AugmentationConfig(random_scale=(1.0, 1.2)), show_pixels=5,
+        )  # fmt: skip
+        (samples_,) = batch_to_tensors(load(batch), torch.device("cpu"))
+        shown[name] = int(((samples_.labels == 7).sum((1, 2)) > 5).sum())
+    assert shown["any"] < 25
+    assert shown["wanted"] > 35
+
+
+def test_every_bought_pixel_gets_from_the_ledger_to_the_loss(table: pa.Table, loader, tmp_path: Path) -> None:
+    """Counted at a quarter of the label's resolution, where a label resized with nearest would keep a sixteenth."""
+    ledger, rows = Ledger(Storage(str(tmp_path / "run"))), []
+    for number, image in enumerate(table.to_pylist()):
+        flat = np.random.default_rng(number).permutation(SIZE[0] * SIZE[1])[: 200 + number]
+        y, x = np.divmod(flat, SIZE[1])
+        rows += [
+            {**dict.fromkeys(LEDGER.names), "image_id": image["image_id"], "y": a, "x": b, "label": (a + b) % 10}
+            for a, b in zip(y.tolist(), x.tolist(), strict=True)
+        ]
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=LEDGER), buffer)
+    ledger.commit(0, buffer.getvalue())
+    ledger.seal(0)
+    small = {SOURCE: (8, 12), TARGET: (8, 12)}
+    load = LoadSamples(
+        sizes=small, classes=CLASSES, labels=ledger.sparse_labels(1), seed=1, augment=AugmentationConfig()
+    )
+    samples_ = tensors(load(scheduled(table, [0, 1, 2], TARGET)))
+    logits = torch.zeros(3, 10, 2, 3)
+    total, count = point_cross_entropy(logits, *samples_.points)
+    assert count.item() == len(rows) == 603
+    assert total.item() == pytest.approx(603 * math.log(10), rel=1e-5)
+    kept = np.asarray(Image.fromarray(np.arange(SIZE[0] * SIZE[1], dtype=np.int32).reshape(SIZE)).resize((12, 8), 0))
+    assert np.isin(kept, np.arange(SIZE[0] * SIZE[1])).sum() / (SIZE[0] * SIZE[1]) == 1 / 16

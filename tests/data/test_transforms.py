@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from halo_ray.data.transforms import Augmentation, AugmentationConfig, Points, View, resize_image
+from halo_ray.errors import InputError
 from halo_ray.models.sampling import at_places
 
 SIZES = [(40, 72), (20, 36), (27, 31), (64, 100), (1, 5)]
@@ -121,3 +122,89 @@ def test_what_is_turned_off_changes_nothing() -> None:
     for row in range(50):
         draw = Augmentation.draw(0, row, AugmentationConfig(flip=False, color_jitter=0))
         np.testing.assert_array_equal(draw.image(image), image)
+
+
+class TestWindow:
+    """A window of a scaled image: image, label and points must show the same place."""
+
+    @pytest.mark.parametrize("scale", [0.4, 1.0, 1.7])
+    @pytest.mark.parametrize("size", [(40, 60), (64, 64)])
+    def test_label_and_points_agree_and_what_is_outside_is_left_out(self, scale: float, size: tuple[int, int]) -> None:
+        """Every pixel of a label as a point, its row and its column as classes: both are found where it is placed."""
+        shape = (80, 120)
+        rows, cols = (axis.astype(np.uint8) for axis in np.indices(shape))
+        draw = Augmentation(False, 1.0, 1.0, scale=scale, windows=((0.3, 0.8), (1.0, 0.0)))
+        for view in draw.views(shape, size):
+            scaled = [round(side * scale) for side in shape]
+            part = [min(a, b) for a, b in zip(scaled, size, strict=True)]
+            for label in (rows, cols):
+                every = Points.from_pixels(*(axis.ravel() for axis in np.indices(shape)), label.ravel(), shape)
+                shown, inside = view.label(label), view.points(every)
+                assert shown.shape == size
+                assert (shown[part[0] :] == 255).all()
+                assert (shown[:, part[1] :] == 255).all()
+                # As many pixels of the image lie in the window as it covers of the scaled one, an edge more or less.
+                sides = [round(p / scale) for p in part]
+                assert abs(len(inside.y) - sides[0] * sides[1]) <= 2 * sum(sides)
+                row, col = np.rint(inside.y * (size[0] - 1)).astype(int), np.rint(inside.x * (size[1] - 1)).astype(int)
+                # Corners aligned or centres: half a pixel of the sample apart at most, and half one of rounding.
+                apart = np.abs(shown[row, col].astype(int) - inside.label)
+                assert apart.max() <= (0 if scale == 1 else 1 + 1 / scale)
+
+    def test_an_image_and_its_label_are_cut_at_the_same_place(self) -> None:
+        label = np.repeat(np.repeat(np.random.default_rng(1).integers(0, 200, (10, 15)), 8, 0), 8, 1).astype(np.uint8)
+        view = View((48, 48), (100, 150), top=17, left=60)
+        shown, image = view.label(label), view.image(np.dstack([label] * 3))[..., 0]
+        same = np.abs(shown.astype(int) - image) <= 1
+        assert same.mean() > 0.6  # all but the borders of the squares, which bilinear sampling mixes
+        inner = np.abs(np.diff(shown.astype(int), axis=0, prepend=shown[:1])) + np.abs(
+            np.diff(shown.astype(int), axis=1, prepend=shown[:, :1])
+        )
+        assert same[(inner == 0) & (np.roll(inner, -1, 0) == 0) & (np.roll(inner, -1, 1) == 0)].mean() > 0.9
+
+    def test_the_whole_image_is_a_resize_that_keeps_all_points(self) -> None:
+        draw = Augmentation.draw(0, 0, AugmentationConfig())
+        (view,) = draw.views((100, 200), (40, 60))
+        image = noise(100, 200, 3)
+        np.testing.assert_array_equal(view.image(image), resize_image(image, (40, 60)))
+        y, x = (axis.ravel() for axis in np.indices((100, 200)))
+        every = points(y, x, (100, 200))
+        assert view.points(every) is every
+
+    def test_windows_reach_every_corner_and_scales_their_range(self) -> None:
+        config = AugmentationConfig(random_scale=(0.5, 2.0))
+        views = [next(Augmentation.draw(0, row, config).views((100, 200), (50, 60))) for row in range(2000)]
+        heights = [view.scaled[0] for view in views]
+        assert 50 <= min(heights) < 52
+        assert 198 < max(heights) <= 200
+        gaps = [(view.top, view.scaled[0] - 50 - view.top) for view in views]
+        assert min(min(gap) for gap in gaps) == 0
+        assert np.mean([first - last for first, last in gaps]) == pytest.approx(0, abs=4)
+
+
+@pytest.mark.parametrize("saturation", [0.0, 0.5, 1.5])
+def test_saturation_blends_with_the_grey_of_the_image(saturation: float) -> None:
+    image = noise(20, 30, 3)
+    grey = (image.astype(float) @ [0.299, 0.587, 0.114])[..., None]  # ITU-R 601
+    expected = np.clip(grey + saturation * (image - grey), 0, 255)
+    changed = Augmentation(False, 1.0, 1.0, saturation=saturation).image(image)
+    assert np.abs(changed - expected).max() < 2
+
+
+@pytest.mark.parametrize(("hue", "expected"), [(1 / 3, (0, 255, 0)), (-1 / 3, (0, 0, 255)), (0.5, (0, 255, 255))])
+def test_hue_turns_red_round_the_circle(hue: float, expected: tuple[int, ...]) -> None:
+    red = np.full((2, 2, 3), (255, 0, 0), np.uint8)
+    changed = Augmentation(False, 1.0, 1.0, hue=hue).image(red)
+    assert np.abs(changed.astype(int) - expected).max() <= 6
+    grey = np.full((2, 2, 3), 77, np.uint8)
+    np.testing.assert_array_equal(Augmentation(False, 1.0, 1.0, hue=hue).image(grey), grey)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("color_jitter", 1.5), ("saturation_jitter", -0.1), ("hue_jitter", 0.6), ("random_scale", (2.0, 1.0)),
+     ("random_scale", (0.0, 1.0))],
+)  # fmt: skip
+def test_changes_out_of_range_are_named(key: str, value: object) -> None:
+    with pytest.raises(InputError, match=rf"training\.augment\.{key} is"):
+        AugmentationConfig(**{key: value})

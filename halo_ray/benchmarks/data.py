@@ -1,0 +1,146 @@
+"""Decoding and transforming training samples, against bare Pillow, and reading them from an object store."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import ray
+from PIL import Image
+
+from halo_ray.annotations.ledger import LEDGER
+from halo_ray.benchmarks.compare import compare
+from halo_ray.benchmarks.object_store import CREDENTIALS, object_store
+from halo_ray.benchmarks.settings import check
+from halo_ray.data.classes import class_set
+from halo_ray.data.decoding import DecodeImages
+from halo_ray.data.readers import SplitConfig, list_split
+from halo_ray.data.samples import LoadSamples
+from halo_ray.data.schedule import SOURCE, TARGET, training_schedule
+from halo_ray.data.synthetic import render_scene
+from halo_ray.data.transforms import AugmentationConfig
+from halo_ray.pipeline import arrow_batches, stream
+from halo_ray.runtime import ExecutionConfig, ray_session
+from halo_ray.training import BLOCK_SAMPLES
+
+
+@dataclass(frozen=True)
+class DataBenchmark:
+    """Training samples a second: image and label decoded, resized, changed at random, packed."""
+
+    images: int = 16
+    """Rendered street scenes, stored as PNG."""
+    height: int = 1024
+    """Rows of a stored image in pixels."""
+    width: int = 2048
+    """Columns of a stored image in pixels."""
+    input_height: int = 640
+    """Rows of a sample."""
+    input_width: int = 1280
+    """Columns of a sample."""
+    image_format: Literal["png", "jpg"] = "png"
+    """How the images are stored; labels are always PNG."""
+    repeats: int = 5
+    """Measurements; medians are printed."""
+
+    def __post_init__(self) -> None:
+        least = {"images": 2, "height": 64, "width": 64, "input_height": 32, "input_width": 32, "repeats": 1}
+        check(self, least)
+
+
+def benchmark_data(settings: DataBenchmark) -> Iterator[str]:
+    """Lines of the report, as they are measured."""
+    with tempfile.TemporaryDirectory(prefix="halo_ray-") as directory:
+        split = _prepare(settings, Path(directory))
+        table = list_split(split, directory, key="data.source")
+        yield (
+            f"{settings.images} images of {settings.width}x{settings.height} ({settings.image_format}) to "
+            f"{settings.input_width}x{settings.input_height}, with their labels; {settings.repeats} repetitions"
+        )
+        with ray_session(ExecutionConfig()):
+            yield from _samples(settings, table)
+        yield from _bucket(settings, split, Path(directory), table)
+
+
+def _samples(settings: DataBenchmark, table: pa.Table) -> Iterator[str]:
+    size = (settings.input_height, settings.input_width)
+
+    def bare() -> None:
+        for row in table.to_pylist():
+            _bare(row, size)
+
+    still = AugmentationConfig(flip=False, color_jitter=0)
+    cropped = AugmentationConfig(saturation_jitter=0.2, random_scale=(0.5, 2.0))
+    for name, augment in (
+        ("resized", still),
+        ("resized, flip and colour jitter (default)", AugmentationConfig()),
+        ("random scale and crop, flip, jitter of colour and saturation", cropped),
+    ):
+        load, schedule = _loader(size, augment), _schedule(table, settings.images)
+        found = compare(partial(load, schedule), bare, repeats=settings.repeats, device="cpu")
+        ours, plain = settings.images / found.ours, settings.images / found.other
+        yield f"{name}: {ours:.2f} samples a second, {found.ratio:.2f} of bare Pillow ({plain:.2f})"
+    cpus = int(ray.cluster_resources()["CPU"])
+    load, many = _loader(size, AugmentationConfig()), _schedule(table, max(4 * cpus * BLOCK_SAMPLES, settings.images))
+
+    def streamed() -> None:
+        with arrow_batches(stream(many, BLOCK_SAMPLES, load)) as batches:
+            for _ in batches:
+                pass
+
+    found = compare(streamed, bare, repeats=min(settings.repeats, 3), device="cpu")
+    ours, plain = many.num_rows / found.ours / cpus, settings.images / found.other
+    yield f"through Ray Data on {cpus} CPUs: {ours:.2f} samples a second and CPU, {ours / plain:.2f} of bare Pillow"
+
+
+def _bucket(settings: DataBenchmark, split: SplitConfig, directory: Path, table: pa.Table) -> Iterator[str]:
+    """Images alone, from a bucket and from the disk, by one process."""
+    if importlib.util.find_spec("moto") is None:
+        yield "object store: not measured, since moto is not installed (pip install 'halo_ray[test]')"
+        return
+    decode = DecodeImages((settings.input_height, settings.input_width))
+    os.environ.update(CREDENTIALS)
+    with object_store() as store:
+        store.upload(directory, "data")
+        there = list_split(split, store.uri("data"), key="data.source")
+        found = compare(lambda: decode(there), lambda: decode(table), repeats=settings.repeats, device="cpu")
+        speed = settings.images / found.ours
+        yield f"images from loopback S3: {speed:.2f} a second, {found.ratio:.2f} of those from the disk"
+
+
+def _prepare(settings: DataBenchmark, directory: Path) -> SplitConfig:
+    for folder in ("images", "labels"):
+        (directory / folder).mkdir()
+    for index in range(settings.images):
+        image, label = render_scene("target", 0, index, height=settings.height, width=settings.width)
+        Image.fromarray(image).save(directory / f"images/{index:04d}.{settings.image_format}")
+        Image.fromarray(label).save(directory / f"labels/{index:04d}.png")
+    return SplitConfig(reader="folder", images=f"images/*.{settings.image_format}", labels="labels/*.png")
+
+
+def _schedule(table: pa.Table, samples: int) -> pa.Table:
+    nothing = table.slice(0, 0)
+    (schedule,) = training_schedule(table, nothing, steps=samples, source_batch=1, target_batch=0, workers=1, seed=0)
+    return schedule
+
+
+def _loader(size: tuple[int, int], augment: AugmentationConfig) -> LoadSamples:
+    labels = ray.put(LEDGER.empty_table())
+    sizes = {SOURCE: size, TARGET: size}
+    return LoadSamples(sizes=sizes, classes=class_set("synthetic"), labels=labels, seed=0, augment=augment)
+
+
+def _bare(row: dict[str, str], size: tuple[int, int]) -> tuple[object, object]:
+    """What any loader must do at least: both files decoded with Pillow, resized, and made arrays."""
+    shape = (size[1], size[0])
+    image = Image.open(row["image_uri"]).convert("RGB").resize(shape, Image.Resampling.BILINEAR)
+    label = Image.open(row["label_uri"]).resize(shape, Image.Resampling.NEAREST)
+    return np.asarray(image), np.asarray(label)
