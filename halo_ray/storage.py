@@ -52,6 +52,13 @@ def _object_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     return filesystem, bucket
 
 
+def read_file(filesystem: pafs.FileSystem, path: str) -> bytes:
+    """The whole file, in one request where it lies in an object store (a stream of it takes many)."""
+    with filesystem.open_input_file(path) as file:
+        data: bytes = file.read()
+    return data
+
+
 def safe_name(name: str) -> str:
     """A file name for an id of any length and letters; different ids give different names."""
     quoted = quote(name, safe="")
@@ -120,8 +127,7 @@ class Storage:
             create_object(self.uri, self.filesystem, path, data)
 
     def read(self, name: str) -> bytes:
-        with self.filesystem.open_input_stream(self.path(name)) as stream:
-            return bytes(stream.read())
+        return read_file(self.filesystem, self.path(name))
 
     def write_json(self, name: str, value: Any) -> None:
         self.write(name, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from PIL import Image as Picture
 
@@ -20,11 +21,11 @@ from halo_ray.benchmarks.settings import check
 from halo_ray.checkpoint import load_model, write_checkpoint
 from halo_ray.config import Config
 from halo_ray.context import Context, open_experiment
-from halo_ray.data.images import read_image
+from halo_ray.data.images import decode_image, file
 from halo_ray.data.manifest import DataConfig
 from halo_ray.data.readers import SplitConfig
 from halo_ray.data.synthetic import CLASSES, render_scene
-from halo_ray.data.transforms import resize_image
+from halo_ray.data.transforms import View
 from halo_ray.models.build import ModelConfig, build_model, describe_model
 from halo_ray.runtime import ExecutionConfig
 from halo_ray.scoring import SCORING_THREADS, score_pool
@@ -124,7 +125,8 @@ def _plain_loop(settings: ScoringBenchmark, context: Context) -> float:
         if row == 1:
             begin = time.perf_counter()
         size = record["height"], record["width"]
-        pixels = torch.from_numpy(resize_image(read_image(record["image_uri"]), context.input_size).copy())
+        shown = View.whole(context.input_size).image(decode_image(file(record["image_uri"]))[0])
+        pixels = torch.from_numpy(np.array(shown))
         with torch.inference_mode():
             image = Image(
                 record["image_id"],

@@ -11,7 +11,7 @@ import yaml
 from halo_ray.data import synthetic
 from halo_ray.data.label_formats import CITYSCAPES_TRAINED, ids_by_name
 from halo_ray.errors import BadRecordError, InputError
-from halo_ray.storage import resolve
+from halo_ray.storage import read_file, resolve
 from halo_ray.suggest import nearest
 
 IGNORE = 255
@@ -166,8 +166,7 @@ def class_set(name: str) -> ClassSet:
         raise InputError(f"data.class_set: no class set {name!r}; {nearest(name, _KNOWN)} (or give a YAML file)")
     filesystem, path = resolve(name)
     try:
-        with filesystem.open_input_stream(path) as stream:
-            fields = yaml.safe_load(bytes(stream.read()))
+        fields = yaml.safe_load(read_file(filesystem, path))
         if not isinstance(fields["classes"], list):
             raise TypeError("classes is no list")
         return ClassSet(

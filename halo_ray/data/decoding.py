@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from halo_ray.data.classes import ClassSet
 from halo_ray.data.images import decode_image, decode_label, read_ahead
-from halo_ray.data.transforms import resize_image
+from halo_ray.data.transforms import View
 from halo_ray.errors import BadRecordError
 
 Pixels = npt.NDArray[np.uint8]
@@ -33,7 +33,7 @@ class DecodeImages:
         problems: list[str | None] = []
         for file in read_ahead(batch["image_uri"].to_pylist()):
             try:
-                images.append(resize_image(decode_image(file)[0], self.size).tobytes())
+                images.append(View.whole(self.size).image(decode_image(file)[0]).tobytes())
                 problems.append(None)
             except BadRecordError as error:
                 if not self.keep_bad:

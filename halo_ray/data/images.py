@@ -12,13 +12,13 @@ from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from halo_ray.data.classes import ClassSet
 from halo_ray.data.label_formats import LABEL_FORMATS
 from halo_ray.data.synthetic import render_scene
-from halo_ray.errors import BadRecordError
-from halo_ray.storage import resolve
+from halo_ray.errors import BadRecordError, InputError
+from halo_ray.storage import read_file, resolve
 
 SYNTHETIC = "synthetic"
 """URI scheme of rendered scenes: ``synthetic://STYLE/SEED/INDEX?height=H&width=W``."""
@@ -27,9 +27,22 @@ READ_AHEAD = 4
 """Files that are fetched while another is decoded: an object store answers slowly, but many at once."""
 
 _ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image of that EXIF orientation upright; others have nothing to turn."""
+
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_BITS = 24
 """Place of the bit depth in a PNG file."""
+_TIFF_BITS = 258
+"""TIFF tag of the bits of each channel."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +75,8 @@ def read_ahead(uris: Iterable[str]) -> Iterator[File]:
 
 
 def read_image(uri: str) -> npt.NDArray[np.uint8]:
-    """The image of that URI; see decode_image."""
-    return decode_image(file(uri))[0]
+    """(H, W, 3) of the image of that URI; see decode_image."""
+    return np.asarray(decode_image(file(uri))[0])
 
 
 def read_label(
@@ -73,26 +86,30 @@ def read_label(
     return decode_label(file(uri), classes, label_format, size)
 
 
-def decode_image(source: File) -> tuple[npt.NDArray[np.uint8], list[str]]:
-    """(H, W, 3) RGB, upright, and what had to be done for that: other colour modes converted, turned as EXIF says.
+def decode_image(source: File) -> tuple[Image.Image, list[str]]:
+    """The image in RGB, upright, and what had to be done for that: colour modes converted, turned as EXIF says.
 
     Raises:
         BadRecordError: missing, damaged, too large, or of more than 8 bits a channel.
     """
     if source.uri.startswith(SYNTHETIC):
-        return _scene(source.uri)[0], []
+        return Image.fromarray(_scene(source.uri)[0]), []
     with _naming("image", source.uri):
         data = source.read()
         image = _open(data)
-        if image.mode.startswith(("I", "F")) or (data.startswith(_PNG) and data[_PNG_BITS] == 16):
+        if _deep(image, data):
             raise BadRecordError(
                 f"image {source.uri} has more than 8 bits a channel ({image.mode}): convert it to 8 bits"
             )
         changes = [] if image.mode == "RGB" else [f"converted from {image.mode} to RGB"]
-        if image.getexif().get(_ORIENTATION, 1) != 1:
+        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+        if turn is not None:
             changes.append("turned upright as its EXIF orientation says")
-            image = ImageOps.exif_transpose(image)
-        return np.asarray(image.convert("RGB")), changes
+            image.load()  # by which Pillow turns a TIFF itself, and drops its orientation
+            if image.getexif().get(_ORIENTATION) is not None:
+                image = image.transpose(turn)
+        image.load()
+        return (image if image.mode == "RGB" else image.convert("RGB")), changes
 
 
 def decode_label(
@@ -134,7 +151,11 @@ def _naming(kind: str, uri: str) -> Iterator[None]:
     """Turns what is raised on a damaged or oversized file into an error that names the file."""
     try:
         yield
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise BadRecordError(f"{kind} {uri} is not there: add it or leave it out") from error
+    except Exception as error:  # damaged files make Pillow raise anything, struct.error and TypeError among it
         reason = " ".join(str(error).split())
         raise BadRecordError(f"{kind} {uri} cannot be read ({reason}): replace it or leave it out") from error
 
@@ -143,8 +164,7 @@ def _read(uri: str) -> bytes:
     if uri.startswith(SYNTHETIC):
         return b""
     filesystem, path = resolve(uri)
-    with filesystem.open_input_stream(path) as stream:
-        return bytes(stream.read())
+    return read_file(filesystem, path)
 
 
 def _open(data: bytes) -> Image.Image:
@@ -159,6 +179,15 @@ def _open(data: bytes) -> Image.Image:
             raise ValueError("it is no image, or its header is damaged") from error
 
 
+def _deep(image: Image.Image, data: bytes) -> bool:
+    """Whether a channel has more than 8 bits, of which Pillow would keep the upper ones without a word."""
+    if image.mode.startswith(("I", "F")):
+        return True
+    if data.startswith(_PNG):
+        return data[_PNG_BITS] > 8
+    return bool(max(getattr(image, "tag_v2", {}).get(_TIFF_BITS, (8,))) > 8)
+
+
 def _raw_label(source: File, first_channel: bool) -> Image.Image:
     """The ids of a label file, as 8-bit grey or palette image."""
     data = source.read()
@@ -169,6 +198,8 @@ def _raw_label(source: File, first_channel: bool) -> Image.Image:
         raise BadRecordError(
             f"label {source.uri} has colour mode {image.mode}: class ids are read from 8-bit grey or palette images"
         )
+    if image.format == "JPEG":
+        raise BadRecordError(f"label {source.uri} is a JPEG, which mixes ids along borders: store it as PNG")
     image.load()
     return image
 

@@ -66,8 +66,8 @@ class InspectRecords:
         return pa.Table.from_pylist(rows, schema=INSPECTED)
 
     def _inspect(self, row: dict[str, Any], image: File, label: File | None) -> None:
-        pixels, row["changes"] = decode_image(image)
-        size = row["height"], row["width"] = pixels.shape[:2]
+        decoded, row["changes"] = decode_image(image)
+        size = row["height"], row["width"] = decoded.height, decoded.width
         if max(size) > MAX_SIDE:
             raise BadRecordError(
                 f"image {row['image_uri']} is {size[1]}x{size[0]} pixels: a side may have {MAX_SIDE} at most"
@@ -82,6 +82,7 @@ class InspectRecords:
                     f"{size[1]}x{size[0]}: give them the same size"
                 )
             row["changes"].append("label resized to its image")
+            classes = decode_label(label, self.classes, row["label_format"], size)
         pixels_of = np.bincount(classes.ravel(), minlength=IGNORE + 1)
         row["class_pixels"] = [*pixels_of[: len(self.classes.classes)], pixels_of[IGNORE]]
 

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from halo_ray.errors import InputError
-from halo_ray.storage import resolve
+from halo_ray.storage import read_file, resolve
 
 MANIFEST = pa.schema(
     [
@@ -64,7 +64,8 @@ class Root:
         prefix = f"{self._base}/{before}"
         found: dict[str, str] = {}
         for info in self._info(pafs.FileSelector(folder, recursive=True, allow_not_found=True)):
-            if info.is_file and info.path.startswith(prefix) and info.path.endswith(after):
+            long_enough = len(info.path) >= len(prefix) + len(after)  # the two ends may overlap in a short name
+            if info.is_file and long_enough and info.path.startswith(prefix) and info.path.endswith(after):
                 name = info.path[len(prefix) : len(info.path) - len(after)]
                 name = name if after else str(PurePosixPath(name).with_suffix(""))
                 path = info.path[len(self._base) + 1 :]
@@ -90,8 +91,7 @@ class Root:
             InputError: it cannot be read, or a line stands twice.
         """
         try:
-            with self._filesystem.open_input_stream(f"{self._base}/{path}") as stream:
-                lines = bytes(stream.read()).decode().splitlines()
+            lines = read_file(self._filesystem, f"{self._base}/{path}").decode().splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"list {self.uri}/{path} cannot be read: check the split's name and data_root") from error
         names = [line.strip() for line in lines if line.strip()]

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import torch
+from PIL import Image
 from torch import Tensor
 
 from halo_ray.data.classes import IGNORE, ClassSet
@@ -67,8 +68,8 @@ class LoadSamples:
             samples.append(self._source(row, image, next(files)) if d else self._target(row, image, labels))
         return pa.Table.from_pylist(samples, schema=SAMPLES)
 
-    def _source(self, row: dict[str, Any], image: Pixels, label: File) -> dict[str, Any]:
-        draw, shape = self._draw(row), (image.shape[0], image.shape[1])
+    def _source(self, row: dict[str, Any], image: Image.Image, label: File) -> dict[str, Any]:
+        draw, shape = self._draw(row), (image.height, image.width)
         views = draw.views(shape, self.sizes[SOURCE])
         # The whole label is resized before its ids are looked up, a window afterwards.
         size = self.sizes[SOURCE] if draw.scale is None else shape
@@ -87,9 +88,9 @@ class LoadSamples:
             view, label = more
         return view, label
 
-    def _target(self, row: dict[str, Any], image: Pixels, labels: pa.Table) -> dict[str, Any]:
+    def _target(self, row: dict[str, Any], image: Image.Image, labels: pa.Table) -> dict[str, Any]:
         draw = self._draw(row)
-        view = next(draw.views((image.shape[0], image.shape[1]), self.sizes[TARGET]))
+        view = next(draw.views((image.height, image.width), self.sizes[TARGET]))
         place = pc.index(labels["image_id"], row["image_id"]).as_py()
         if place < 0:
             raise KeyError(f"image {row['image_id']} is scheduled as a target, but the ledger holds no label of it")
@@ -101,11 +102,11 @@ class LoadSamples:
     def _draw(self, row: dict[str, Any]) -> Augmentation:
         return Augmentation.draw(self.seed, row["row"], self.augment)
 
-    def _sample(self, row: dict[str, Any], image: Pixels, label: Pixels, points: Points) -> dict[str, Any]:
+    def _sample(self, row: dict[str, Any], image: Image.Image, label: Pixels, points: Points) -> dict[str, Any]:
         return {
             "image_id": row["image_id"],
-            "height": image.shape[0],
-            "width": image.shape[1],
+            "height": image.height,
+            "width": image.width,
             "image": image.tobytes(),
             "label": label.tobytes(),
             "point_y": points.y.tobytes(),

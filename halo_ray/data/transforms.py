@@ -17,11 +17,6 @@ CROP_TRIES = 10
 """Windows that are tried for one that shows a rare class (DAFormer)."""
 
 
-def resize_image(image: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """The whole image (H, W, 3) at ``size`` = (height, width), with antialiasing."""
-    return View(size, size).image(image)
-
-
 @dataclass(frozen=True)
 class Points:
     """Labelled pixels as places in the image: y, x in [0, 1] from the first pixel's centre to the last's."""
@@ -77,13 +72,20 @@ class View:
     left: int = 0
     """The same for columns."""
 
-    def image(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """(height, width, 3), with antialiasing; black where it is filled."""
+    @classmethod
+    def whole(cls, size: tuple[int, int]) -> View:
+        """The whole image, resized to the sample."""
+        return cls(size, size)
+
+    def image(self, image: Image.Image) -> Image.Image:
+        """The sample of an RGB image, with antialiasing; black where it is filled."""
         return self._window(image, Image.Resampling.BILINEAR, 0)
 
     def label(self, label: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """(height, width), nearest neighbour; IGNORE where it is filled."""
-        return self._window(label, Image.Resampling.NEAREST, IGNORE)
+        """(height, width) of a label (H, W), nearest neighbour; IGNORE where it is filled."""
+        if label.shape == self.scaled == self.size:
+            return label
+        return np.asarray(self._window(Image.fromarray(label), Image.Resampling.NEAREST, IGNORE))
 
     def points(self, points: Points) -> Points:
         """The points that lie in the window, at their places in the sample."""
@@ -94,23 +96,23 @@ class View:
         inside = y_inside & x_inside
         return Points(y[inside], x[inside], points.label[inside])
 
-    def _window(self, pixels: npt.NDArray[np.uint8], how: Image.Resampling, fill: int) -> npt.NDArray[np.uint8]:
-        (rows, cols), (height, width) = pixels.shape[:2], self.scaled
-        if (rows, cols) == self.scaled == self.size:
+    def _window(self, pixels: Image.Image, how: Image.Resampling, fill: int) -> Image.Image:
+        height, width = self.scaled
+        if (pixels.height, pixels.width) == self.scaled == self.size:
             return pixels
         shown = min(height, self.size[0]), min(width, self.size[1])
         # The window in pixels of the image, cut and scaled in one step.
         box = (
-            self.left * cols / width,
-            self.top * rows / height,
-            (self.left + shown[1]) * cols / width,
-            (self.top + shown[0]) * rows / height,
+            self.left * pixels.width / width,
+            self.top * pixels.height / height,
+            (self.left + shown[1]) * pixels.width / width,
+            (self.top + shown[0]) * pixels.height / height,
         )
-        part = np.asarray(Image.fromarray(pixels).resize((shown[1], shown[0]), how, box=box))
+        part = pixels.resize((shown[1], shown[0]), how, box=box)
         if shown == self.size:
             return part
-        filled = np.full((*self.size, *pixels.shape[2:]), fill, np.uint8)
-        filled[: shown[0], : shown[1]] = part
+        filled = Image.new(pixels.mode, (self.size[1], self.size[0]), (fill,) * len(pixels.getbands()))
+        filled.paste(part)
         return filled
 
     def _places(
@@ -157,24 +159,25 @@ class Augmentation:
     def views(self, image: tuple[int, int], sample: tuple[int, int]) -> Iterator[View]:
         """The views of an image of that (height, width) to try, in their order."""
         if self.scale is None:
-            yield View(sample, sample)
+            yield View.whole(sample)
             return
         scaled = max(round(image[0] * self.scale), 1), max(round(image[1] * self.scale), 1)
         room = [max(side - shown, 0) for side, shown in zip(scaled, sample, strict=True)]
         for top, left in self.windows:
             yield View(sample, scaled, round(top * room[0]), round(left * room[1]))
 
-    def image(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    def image(self, image: Image.Image) -> Image.Image:
         if self.gain != 1 or self.contrast != 1:
             levels = (np.arange(256) - 127.5) * self.contrast + 127.5
-            image = np.clip(levels * self.gain, 0, 255).astype(np.uint8)[image]
+            image = image.point(np.clip(levels * self.gain, 0, 255).astype(np.uint8).tolist() * 3)
         if self.saturation != 1:
-            image = np.asarray(ImageEnhance.Color(Image.fromarray(image)).enhance(self.saturation))
+            image = ImageEnhance.Color(image).enhance(self.saturation)
         if self.hue:
-            colors = np.array(Image.fromarray(image).convert("HSV"))
-            colors[..., 0] += np.uint8(round(self.hue * 256) % 256)  # the circle of hues is 256 steps
-            image = np.asarray(Image.fromarray(colors, "HSV").convert("RGB"))
-        return image[:, ::-1] if self.flip else image
+            hue, *others = image.convert("HSV").split()
+            steps = round(self.hue * 256)  # the circle of hues is 256 steps
+            hue = hue.point([(level + steps) % 256 for level in range(256)])
+            image = Image.merge("HSV", (hue, *others)).convert("RGB")
+        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.flip else image
 
     def label(self, label: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         return label[:, ::-1] if self.flip else label

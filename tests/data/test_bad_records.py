@@ -91,7 +91,7 @@ DAMAGED: dict[str, tuple[bytes | None, tuple[str, ...]]] = {
     "empty": (b"", ("empty",)),
     "text": (b"no image at all\n" * 9, ()),
     "directory": (DIRECTORY, ("is a directory",)),
-    "missing": (None, ("No such file",)),
+    "missing": (None, ("is not there",)),
     "claims 400 million pixels": (png_that_claims(20000, 20000), ("400000000",)),
     "claims 95 million pixels": (png_that_claims(10000, 9500), ("95000000",)),
     "claims more than it holds": (png_that_claims(HEIGHT * 9, WIDTH * 9), ()),
