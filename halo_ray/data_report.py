@@ -61,7 +61,7 @@ def as_text(inspection: Inspection, classes: ClassSet) -> str:
         most = sorted(said["sizes"].items(), key=lambda item: -item[1])
         shown = ", ".join(f"{size} ({count})" for size, count in most[:SAMPLES])
         more = f" and {len(most) - SAMPLES} more sizes" if len(most) > SAMPLES else ""
-        lines.append(f"{split}: {said['images']} images of {shown or 'no size'}{more}; {said['skipped']} bad records")
+        lines.append(f"{split}: {said['images']} images of {shown or 'no size'}{more}; {said['skipped']} bad")
         lines += [f"  {count} {change}" for change, count in said["changes"].items()]
     shares = class_shares(inspection)
     if shares:

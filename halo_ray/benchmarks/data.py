@@ -72,12 +72,7 @@ def benchmark_data(settings: DataBenchmark) -> Iterator[str]:
 
 
 def _samples(settings: DataBenchmark, table: pa.Table) -> Iterator[str]:
-    size = (settings.input_height, settings.input_width)
-
-    def bare() -> None:
-        for row in table.to_pylist():
-            _bare(row, size)
-
+    size, rows = (settings.input_height, settings.input_width), table.to_pylist()
     still = AugmentationConfig(flip=False, color_jitter=0)
     cropped = AugmentationConfig(saturation_jitter=0.2, random_scale=(0.5, 2.0))
     for name, augment in (
@@ -86,7 +81,7 @@ def _samples(settings: DataBenchmark, table: pa.Table) -> Iterator[str]:
         ("random scale and crop, flip, jitter of colour and saturation", cropped),
     ):
         load, schedule = _loader(size, augment), _schedule(table, settings.images)
-        found = compare(partial(load, schedule), bare, repeats=settings.repeats, device="cpu")
+        found = compare(partial(load, schedule), partial(_bare_all, rows, size), repeats=settings.repeats, device="cpu")
         ours, plain = settings.images / found.ours, settings.images / found.other
         yield f"{name}: {ours:.2f} samples a second, {found.ratio:.2f} of bare Pillow ({plain:.2f})"
     yield _streamed(settings, table, size)
@@ -104,13 +99,10 @@ def _streamed(settings: DataBenchmark, table: pa.Table, size: tuple[int, int]) -
             for _ in batches:
                 pass
 
-    @ray.remote
-    def work() -> None:
-        for row in share:
-            _bare(row, size)
+    task = ray.remote(_bare_all)
 
     def bare() -> None:
-        ray.get([work.remote() for _ in range(2 * cpus)])
+        ray.get([task.remote(share, size) for _ in range(2 * cpus)])
 
     found = compare(ours, bare, repeats=min(settings.repeats, 3), device="cpu")
     speed = schedule.num_rows / found.ours / cpus
@@ -156,9 +148,9 @@ def _loader(size: tuple[int, int], augment: AugmentationConfig) -> LoadSamples:
     return LoadSamples(sizes=sizes, classes=class_set("synthetic"), labels=labels, seed=0, augment=augment)
 
 
-def _bare(row: dict[str, str], size: tuple[int, int]) -> tuple[object, object]:
-    """What any loader must do at least: both files decoded with Pillow, resized, and made arrays."""
+def _bare_all(rows: list[dict[str, str]], size: tuple[int, int]) -> None:
+    """What any loader must do at least: both files of each row decoded with Pillow, resized, and made arrays."""
     shape = (size[1], size[0])
-    image = Image.open(row["image_uri"]).convert("RGB").resize(shape, Image.Resampling.BILINEAR)
-    label = Image.open(row["label_uri"]).resize(shape, Image.Resampling.NEAREST)
-    return np.asarray(image), np.asarray(label)
+    for row in rows:
+        np.asarray(Image.open(row["image_uri"]).convert("RGB").resize(shape, Image.Resampling.BILINEAR))
+        np.asarray(Image.open(row["label_uri"]).resize(shape, Image.Resampling.NEAREST))

@@ -41,6 +41,16 @@ def test_scoring(cluster: None, job: Job, capsys: pytest.CaptureFixture[str]) ->
     assert re.search(r"Ray Data, actors 1: \S+ images a second, \S+ of the plain loop", out)
 
 
+def test_data(cluster: None, job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ["--images=3", "--height=64", "--width=96", "--input_height=32", "--input_width=48", "--repeats=1"]
+    assert job("benchmark").main(["data", *settings]) == 0
+    out = capsys.readouterr().out
+    for name in ("resized", r"resized, flip and colour jitter \(default\)", "random scale and crop.*"):
+        assert re.search(rf"^{name}: \S+ samples a second, \S+ of bare Pillow", out, re.M)
+    assert re.search(r"through Ray Data on 2 CPUs: \S+ samples a second and CPU", out)
+    assert re.search(r"images from loopback S3: \S+ a second, \S+ of those from the disk", out)
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -49,6 +59,7 @@ def test_scoring(cluster: None, job: Job, capsys: pytest.CaptureFixture[str]) ->
         (["selection", "--part=0"], "part is 0"),
         (["selection", "--share=1.5"], "share is 1.5"),
         (["scoring", "--images=1"], "images is 1"),
+        (["data", "--input_width=16"], "input_width is 16"),
     ],
 )
 def test_a_wrong_setting_is_one_sentence(
