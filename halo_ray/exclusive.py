@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from typing import Any
@@ -27,10 +28,21 @@ def create_local(path: str, data: bytes, suffix: str) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.link(unfinished, path)
+        _link(unfinished, path)
     finally:
         if os.path.exists(unfinished):
             os.unlink(unfinished)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise OSError(
+                f"its filesystem has no hard links, which keep two writers apart ({error.strerror})"
+            ) from error
+        raise
 
 
 def create_object(uri: str, filesystem: pafs.FileSystem, path: str, data: bytes) -> None:

@@ -17,7 +17,7 @@ from halo_ray.benchmarks.data import DataBenchmark, benchmark_data
 from halo_ray.benchmarks.model import ModelBenchmark, benchmark_model
 from halo_ray.benchmarks.scoring import ScoringBenchmark, benchmark_scoring
 from halo_ray.benchmarks.selection import SelectionBenchmark, benchmark_selection
-from halo_ray.errors import InputError
+from halo_ray.job import exit_code
 
 BENCHMARKS = {
     "model": (ModelBenchmark, benchmark_model),
@@ -29,16 +29,15 @@ BENCHMARKS = {
 
 
 def main(arguments: list[str]) -> int:
+    return exit_code(lambda: measure(arguments))
+
+
+def measure(arguments: list[str]) -> None:
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    try:
-        settings = jsonargparse.auto_cli({name: kind for name, (kind, _) in BENCHMARKS.items()}, args=arguments)
-        measure = next(function for kind, function in BENCHMARKS.values() if isinstance(settings, kind))
-        for line in measure(settings):
-            print(line, flush=True)
-        return 0
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    settings = jsonargparse.auto_cli({name: kind for name, (kind, _) in BENCHMARKS.items()}, args=arguments)
+    benchmark = next(function for kind, function in BENCHMARKS.values() if isinstance(settings, kind))
+    for line in benchmark(settings):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

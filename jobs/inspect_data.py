@@ -12,13 +12,14 @@ import json
 import sys
 from pathlib import Path
 
-from halo_ray.config import Config, parse_config
+from halo_ray.config import parse_config
 from halo_ray.data.classes import class_set
 from halo_ray.data.manifest import list_splits
 from halo_ray.data_report import as_json, as_text, write_pictures
 from halo_ray.errors import InputError
+from halo_ray.job import exit_code
 from halo_ray.pipeline import inspect_splits
-from halo_ray.runtime import input_error, ray_session
+from halo_ray.runtime import ray_session
 from halo_ray.storage import Storage
 
 PRESETS = Path(__file__).parent / "presets"
@@ -27,20 +28,13 @@ PRESETS = Path(__file__).parent / "presets"
 def main(arguments: list[str]) -> int:
     if "--help" in arguments:
         print(__doc__)
-    try:
-        arguments, file = _json_file(arguments)
-        inspect(parse_config(arguments, PRESETS), file)
-        return 0
-    except Exception as error:
-        mendable = input_error(error)
-        if mendable is None:
-            raise
-        print(f"error: {mendable}", file=sys.stderr)
-        return 2
+    return exit_code(lambda: inspect(arguments))
 
 
-def inspect(config: Config, file: str | None) -> None:
+def inspect(arguments: list[str]) -> None:
     """Inspects, reports, and raises InputError where an experiment could not begin."""
+    arguments, file = _json_file(arguments)
+    config = parse_config(arguments, PRESETS)
     storage, classes = Storage(config.output_dir), class_set(config.data.class_set)
     storage.check_writable()
     listed = list_splits(config.data, config.data_root, config.seed)

@@ -13,29 +13,25 @@ from pathlib import Path
 from halo_ray.config import parse_config
 from halo_ray.context import finished_rounds
 from halo_ray.experiment import run_experiment
+from halo_ray.job import exit_code
 from halo_ray.results import read_metrics, table
-from halo_ray.runtime import input_error
 from halo_ray.storage import Storage
 
 PRESETS = Path(__file__).parent / "presets"
 
 
 def main(arguments: list[str]) -> int:
-    try:
-        config = parse_config(arguments, PRESETS)
-        if (rounds := finished_rounds(config)) is not None:
-            print(f"{config.output_dir} is finished after {rounds} rounds; nothing is left to do.")
-            print(table(read_metrics(Storage(config.output_dir))))
-            return 0
+    return exit_code(lambda: run(arguments))
+
+
+def run(arguments: list[str]) -> None:
+    config = parse_config(arguments, PRESETS)
+    if (rounds := finished_rounds(config)) is not None:
+        print(f"{config.output_dir} is finished after {rounds} rounds; nothing is left to do.")
+        print(table(read_metrics(Storage(config.output_dir))))
+    else:
         print(table(run_experiment(config)))
         print(f"Results: {config.output_dir}")
-        return 0
-    except Exception as error:
-        mendable = input_error(error)
-        if mendable is None:
-            raise
-        print(f"error: {mendable}", file=sys.stderr)
-        return 2
 
 
 if __name__ == "__main__":
