@@ -72,7 +72,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines.append(["share of the pool", *(f"{100 * row['budget_spent']:.4f} %" for row in rows)])
     lines.append(["images touched", *(str(row["images_touched"]) for row in rows)])
     lines.append(["mIoU", *(_percent(row["miou"]) for row in rows)])
-    if rows[-1]["miou_star"] is not None:
+    if rows[-1].get("miou_star") is not None:  # which earlier versions did not record
         lines.append(["mIoU*", *(_percent(row["miou_star"]) for row in rows)])
     if rows[-1]["control_miou"] is not None:
         lines.append(["mIoU without labels", *(_percent(row["control_miou"]) for row in rows)])

@@ -27,7 +27,7 @@ def test_single_options_win_over_a_preset() -> None:
     assert config.acquisition.rounds == 5
     assert config.model.curvature == 0.5
     assert config.acquisition.budget == tiny["acquisition"]["budget"]
-    assert config.data.pool.count == tiny["data"]["pool"]["count"]
+    assert config.data.pool.scenes == tiny["data"]["pool"]["scenes"]
 
 
 def test_words_and_numbers_of_a_file_are_those_of_yaml_1_2(tmp_path: Path) -> None:

@@ -77,3 +77,12 @@ def test_counts_beyond_32_bits_are_exact() -> None:
     found = quality(np.array([[2**40, 2**40], [0, 2**41]], np.int64))
     assert found.iou == [0.5, pytest.approx(2 / 3)]
     assert found.accuracy == 0.75
+
+
+def test_miou_star_is_the_mean_over_the_classes_that_it_names() -> None:
+    """Classes 0 and 2 of three; one that is neither labelled nor guessed is left out, as from mIoU."""
+    confusion = np.array([[6, 2, 0, 0], [2, 4, 0, 0], [0, 0, 5, 0], [0, 0, 0, 0]], np.int64)
+    assert quality(confusion).miou_star is None
+    assert quality(confusion, (0, 2)).miou_star == pytest.approx((6 / 10 + 1) / 2)
+    assert quality(confusion, (1, 3)).miou_star == pytest.approx(4 / 8)
+    assert quality(confusion, (0, 2)).miou == pytest.approx((6 / 10 + 4 / 8 + 1) / 3)

@@ -35,6 +35,12 @@ def test_table_has_no_line_for_a_control_that_was_not_run() -> None:
     assert "without" not in table(records)
 
 
+def test_miou_star_is_shown_where_the_class_set_has_it() -> None:
+    assert "mIoU*" not in table(rows())
+    records = [{**row, "miou_star": star} for row, star in zip(rows(), (0.5, 0.725), strict=True)]
+    assert cells(table(records))["mIoU*"] == ["50.0", "72.5"]
+
+
 def test_lines_of_the_table_are_of_one_length() -> None:
     assert len({len(line) for line in table(rows()).splitlines()}) == 1
 

@@ -176,12 +176,14 @@ def test_a_sequence_gets_no_more_than_its_cap(experiment: Config, configure: Cal
 def test_bytes_of_the_ledger_do_not_depend_on_blocks(
     experiment: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("halo_ray.annotations.annotate.GROUP_ROWS", 100)
+    monkeypatch.setattr("halo_ray.annotations.ask.GROUP_ROWS", 100)
     at, files = "rounds/001/annotations/ledger.parquet", []
     chosen = json.loads(Path(experiment.output_dir, "stages/rounds/001/select.json").read_text())["result"]
     for blocks in (1, 4):
         copy = tmp_path / str(blocks)
         shutil.copytree(experiment.output_dir, copy)
+        for committed in (copy / at).parent.iterdir():  # else nothing would be asked again
+            committed.unlink()
         config = replace(experiment, output_dir=str(copy), execution=actors(1, blocks, 8))
         with open_experiment(config) as context:
             annotate(context, 1, chosen["selection"], chosen["candidates"], PRETRAINED)
