@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from halo_ray.data.classes import ClassSet
-from halo_ray.data.images import decode_image, decode_label, read_ahead
+from halo_ray.data.images import File, decode_image, decode_label, read_ahead
 from halo_ray.data.transforms import View
 from halo_ray.errors import BadRecordError
 
@@ -29,24 +29,23 @@ class DecodeImages:
     keep_bad: bool = False
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        images: list[bytes | None] = []
-        problems: list[str | None] = []
-        for file in read_ahead(batch["image_uri"].to_pylist()):
-            try:
-                images.append(View.whole(self.size).image(decode_image(file)[0]).tobytes())
-                problems.append(None)
-            except BadRecordError as error:
-                if not self.keep_bad:
-                    raise
-                images.append(None)
-                problems.append(str(error))
-        batch = batch.append_column("image", pa.array(images, pa.large_binary()))
+        found = [self._image(file) for file in read_ahead(batch["image_uri"].to_pylist())]
+        batch = batch.append_column("image", pa.array([image for image, _ in found], pa.large_binary()))
         if self.keep_bad:
-            batch = batch.append_column("problem", pa.array(problems, pa.string()))
+            batch = batch.append_column("problem", pa.array([problem for _, problem in found], pa.string()))
         if self.classes is not None:
             labels = [label.tobytes() for label in self._labels(batch, self.classes)]
             batch = batch.append_column("label", pa.array(labels, pa.large_binary()))
         return batch
+
+    def _image(self, file: File) -> tuple[bytes | None, str | None]:
+        """The resized image, or why there is none."""
+        try:
+            return View.whole(self.size).image(decode_image(file)[0]).tobytes(), None
+        except BadRecordError as error:
+            if not self.keep_bad:
+                raise
+            return None, str(error)
 
     def _labels(self, batch: pa.Table, classes: ClassSet) -> list[Pixels]:
         rows = batch.select(["label_uri", "label_format", "height", "width"]).to_pylist()
