@@ -93,10 +93,8 @@ def list_splits(config: DataConfig, data_root: str, seed: int) -> Splits:
         if table["label_uri"].null_count:
             use = "the ground-truth oracle" if split == "pool" else "training" if split == "source" else "evaluation"
             bare = table.filter(pc.is_null(table["label_uri"]))["image_id"]
-            raise InputError(
-                f"data.{split}: {bare[0].as_py()!r} and {len(bare) - 1} more images have no label, but {use} needs one: set "
-                f"data.{split}.labels or add them"
-            )
+            which = f"{bare[0].as_py()!r} and {len(bare) - 1} more images have no label"
+            raise InputError(f"data.{split}: {which}, but {use} needs one: set data.{split}.labels or add them")
         ids = table["image_id"].to_pylist()
         twice = sorted({one for one, other in pairwise(ids) if one == other})
         if twice:

@@ -60,13 +60,13 @@ def test_wrong_credentials_are_said_for_images_and_experiment(s3_with_keys) -> N
     with pytest.raises(InputError, match=r"data\.pool: .*(cannot be listed|cannot open).*credentials") as error:
         list_split(NIGHT, root, key="data.pool")
     assert root in str(error.value)
-    with pytest.raises(InputError, match="output_dir .*cannot be written to") as error:
+    with pytest.raises(InputError, match=r"output_dir .*cannot be written to") as error:
         Storage(s3_with_keys.uri("run")).check_writable()
     assert "\n" not in str(error.value)
 
 
 def test_an_experiment_in_a_bucket_that_is_not_there_is_an_error(s3) -> None:
-    with pytest.raises(InputError, match="output_dir .*no-such-bucket.*cannot be written to") as error:
+    with pytest.raises(InputError, match=r"output_dir .*no-such-bucket.*cannot be written to") as error:
         Storage(s3.uri("run", "no-such-bucket")).check_writable()
     assert "\n" not in str(error.value)
 

@@ -78,7 +78,7 @@ def test_bad_records_are_all_listed_and_end_with_2_unless_they_are_skipped(
     assert [(r["split"], r["image_id"]) for r in listed] == [("source", "5"), ("pool", "0"), ("validation", "3")]
     for record in listed:
         assert f"  {record['split']} {record['image_id']}: {record['problem']}\n" in out
-    assert [line for line in err.splitlines() if line.startswith("error: ")][0].count("day/labels/5.png") == 1
+    assert next(line for line in err.splitlines() if line.startswith("error: ")).count("day/labels/5.png") == 1
     assert inspect(job, config, tmp_path, "--data.on_bad_record=skip") == 0
     assert "5 images of 100x72 (5); 1 bad" in capsys.readouterr().out
 
