@@ -245,8 +245,9 @@ def input_error(error: BaseException) -> InputError | None:
     """The InputError that a failure in some Ray process came from, if any."""
     for link in _chain(error):
         if isinstance(link, InputError):
-            # Ray hands errors on as instances of a derived class that prints the remote traceback.
-            return InputError(str(getattr(link, "cause", link)))
+            # Ray hands errors on as instances of a derived class that prints the remote traceback, and Ray Data adds
+            # lines of its own to the message, which is one.
+            return InputError(str(getattr(link, "cause", link)).partition("\n")[0])
     return None
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,14 +42,19 @@ class ClassSet:
     """Classes over which mIoU* is the mean; empty: there is none."""
 
     def __post_init__(self) -> None:
-        if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
+        named = all(isinstance(name, str) for name in self.classes)
+        if not named or len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
             raise InputError(f"class set {self.name} needs at least two classes, all with names of their own")
         for key, values in (("ids", self.ids), ("colors", self.colors)):
             if values and len(values) != len(self.classes):
                 raise InputError(
                     f"class set {self.name}: {key} has {len(values)} entries for {len(self.classes)} classes"
                 )
+        if not all(len(color) == 3 and all(type(c) is int and 0 <= c <= 255 for c in color) for color in self.colors):
+            raise InputError(f"class set {self.name}: colors must be [red, green, blue], each in 0..255")
         used = [number for number, _ in self._numbered()] + [*self.ignore_ids]
+        if () in self.ids or not all(type(number) is int for number in used):
+            raise InputError(f"class set {self.name}: ids and ignore_ids must be whole numbers")
         in_files = {number % 256 for number in used}
         if len(in_files) < len(used) or not all(-1 <= number <= 255 for number in used):
             raise InputError(
@@ -166,16 +172,28 @@ def class_set(name: str) -> ClassSet:
         raise InputError(f"data.class_set: no class set {name!r}; {nearest(name, _KNOWN)} (or give a YAML file)")
     filesystem, path = resolve(name)
     try:
-        fields = yaml.safe_load(read_file(filesystem, path))
-        if not isinstance(fields["classes"], list):
-            raise TypeError("classes is no list")
-        return ClassSet(
-            name=str(fields.get("name", name)),
-            classes=tuple(fields["classes"]),
-            ids=tuple(tuple(entry) if isinstance(entry, list) else entry for entry in fields.get("ids", ())),
-            ignore_ids=tuple(fields.get("ignore_ids", (IGNORE,))),
-            colors=tuple((int(r), int(g), int(b)) for r, g, b in fields.get("colors", ())),
-            miou_star=tuple(fields.get("miou_star", ())),
-        )
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+        found = yaml.safe_load(read_file(filesystem, path))
+    except (OSError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"class set file {name} cannot be read ({reason}): give at least a list 'classes'") from error
+    return _from_yaml(found, name)
+
+
+def _from_yaml(found: Any, name: str) -> ClassSet:
+    keys = [key.name for key in fields(ClassSet)]
+    if not isinstance(found, dict) or "classes" not in found:
+        raise InputError(f"class set file {name} has no list 'classes': give at least that")
+    for key, value in found.items():
+        if key not in keys:
+            raise InputError(f"class set file {name}: unknown key {key!r}; {nearest(str(key), keys)}")
+        if key != "name" and not isinstance(value, list):
+            raise InputError(f"class set file {name}: {key} is {value!r}, but must be a list")
+    try:
+        values: dict[str, Any] = {"name": name, **{key: _tuples(value) for key, value in found.items()}}
+        return ClassSet(**values)
+    except TypeError as error:  # a value of a type that the checks cannot even compare
         raise InputError(f"class set file {name} cannot be used ({error}): give at least a list 'classes'") from error
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from halo_ray.errors import InputError
-from halo_ray.suggest import nearest
 
 CITYSCAPES_NAMES = (
     "unlabeled", "ego vehicle", "rectification border", "out of roi", "static", "dynamic", "ground", "road",
@@ -62,8 +61,9 @@ def ids_by_name(label_format: str, class_set: str, classes: tuple[str, ...]) -> 
     names = LABEL_FORMATS[label_format].names
     for name in classes:
         if name not in names.values():
+            theirs = ", ".join(sorted(set(names.values())))
             raise InputError(
-                f"class set {class_set}: {label_format} labels have no class {name!r}; "
-                f"{nearest(name, set(names.values()))} (or give the set ids)"
+                f"class set {class_set}: {label_format} labels have no class {name!r}: give the set ids, or take one of "
+                f"their names ({theirs})"
             )
     return {number: classes.index(name) if name in classes else None for number, name in names.items()}

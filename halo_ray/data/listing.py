@@ -103,9 +103,11 @@ class Root:
     def _info(self, what: str | pafs.FileSelector) -> list[pafs.FileInfo]:
         try:
             found = self._filesystem.get_file_info(what)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())
-            raise InputError(f"{self.uri} cannot be listed ({reason}): check its name and your credentials") from error
+            raise InputError(
+                f"{self.uri!r} cannot be listed ({reason}): check its name and your credentials"
+            ) from error
         return found if isinstance(found, list) else [found]
 
 

@@ -98,6 +98,19 @@ def test_a_yaml_file_needs_nothing_but_classes(tmp_path: Path) -> None:
         "classes: road, car",  # without brackets this is one string, not a list of its letters
         "classes: [road, road]",  # scores are reported by name
         "classes: [a]",
+        "classes: [a, null]",
+        "classes: [a, b]\nids: ['1', 2]",
+        "classes: [a, b]\nids: [true, 2]",
+        "classes: [a, b]\nids: [1.5, 2]",
+        "classes: [a, b]\nids: [[1, [2]], 3]",
+        "classes: [a, b]\nids: [[], 3]",
+        "classes: [a, b]\nids: {a: 1, b: 2}",
+        "classes: [a, b]\nignore_ids: x",
+        "classes: [a, b]\nmiou_star: a",
+        "classes: [a, b]\nmiou_star: [c]",
+        "classes: [a, b]\ncolors: [[1, 2, 300], [3, 4, 5]]",
+        "classes: [a, b]\ncolors: [1, 2]",
+        "classes: [a, b]\nignore: [0]",  # a misspelt key
         "classes: [a, b]\nids: [1]",
         "classes: [a, b]\nids: [x, y]",
         "classes: [a, b]\ncolors: [[1, 2], [3, 4]]",

@@ -174,7 +174,7 @@ def test_ids_that_a_file_cannot_tell_apart_are_an_error(tmp_path: Path, text: st
 
 
 @pytest.mark.parametrize(
-    ("label_format", "wrong", "nearest"),
+    ("label_format", "wrong", "right"),
     [
         ("cityscapes", "raod", "road"),
         ("gtav", "motorbike", "motorcycle"),
@@ -182,9 +182,11 @@ def test_ids_that_a_file_cannot_tell_apart_are_an_error(tmp_path: Path, text: st
         ("cityscapes_train_ids", "cars", "car"),
     ],
 )
-def test_a_class_that_the_labels_lack_is_answered_with_the_nearest(label_format: str, wrong: str, nearest: str) -> None:
+def test_a_class_that_the_labels_lack_is_answered_with_those_they_have(
+    label_format: str, wrong: str, right: str
+) -> None:
     classes = ClassSet("mine", (wrong, "sky"))
-    with pytest.raises(InputError, match=rf"mine.*{label_format} .*'{wrong}'.*'{nearest}'"):
+    with pytest.raises(InputError, match=rf"mine.*{label_format} .*'{wrong}'.*[( ]{right}[,)]"):
         classes.lookup(label_format)
 
 
