@@ -63,7 +63,7 @@ def ids_by_name(label_format: str, class_set: str, classes: tuple[str, ...]) -> 
         if name not in names.values():
             theirs = ", ".join(sorted(set(names.values())))
             raise InputError(
-                f"class set {class_set}: {label_format} labels have no class {name!r}: give the set ids, or take one of "
-                f"their names ({theirs})"
+                f"class set {class_set}: {label_format} labels have no class {name!r}: give the set ids, or take one "
+                f"of their names ({theirs})"
             )
     return {number: classes.index(name) if name in classes else None for number, name in names.items()}

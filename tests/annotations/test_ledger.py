@@ -123,31 +123,34 @@ def test_the_same_rows_may_be_committed_again_and_others_not(ledger: Ledger) -> 
     assert ledger.read(3, ["image_id"], first=2)["image_id"].to_pylist() == ["a", "c"]
 
 
-def race(uri: str, environment: dict[str, str] | None = None) -> None:
-    """Four processes commit the same round; one wins, the others are told, and its bytes are whole."""
+def race(uri: str) -> tuple[list[str], bytes]:
+    """What four processes say that commit the same round at once, and the file that is there afterwards."""
     command = [sys.executable, "-c", COMMIT, uri]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     writers = [subprocess.Popen([*command, letter], **pipes) for letter in "abcd"]
     for writer in writers:
         assert writer.stdout.readline() == "ready\n"
     for writer in writers:
         writer.stdin.write("\n")
         writer.stdin.flush()
-    said = [writer.communicate(timeout=60)[0] for writer in writers]
-    assert sum(line.startswith("won") for line in said) == 1, said
+    return [writer.communicate(timeout=60)[0] for writer in writers], Storage(uri).read(Ledger.file(1))
+
+
+@pytest.mark.parametrize("where", ["local", "s3"])
+def test_of_several_writers_one_commits_and_the_others_are_told(
+    tmp_path: Path, where: str, request: pytest.FixtureRequest
+) -> None:
+    uri = str(tmp_path) if where == "local" else request.getfixturevalue("s3").uri("race/two words/ö")
+    said, data = race(uri)
+    won = [line.startswith("won") for line in said]
+    assert sum(won) == 1, said
     assert sum("another run has committed round 1" in line for line in said) == 3
-    winner = "abcd"[[line.startswith("won") for line in said].index(True)]
-    storage = Storage(uri)
-    assert storage.read(Ledger.file(1)) == winner.encode() * 200_000
+    assert data == "abcd"[won.index(True)].encode() * 200_000  # the winner's, and whole
 
 
-def test_of_several_writers_one_commits(tmp_path: Path) -> None:
-    race(str(tmp_path))
+def test_a_commit_leaves_nothing_beside_its_file(tmp_path: Path) -> None:
+    Ledger(Storage(str(tmp_path))).commit(1, b"x")
     assert [path.name for path in (tmp_path / "rounds/001/annotations").iterdir()] == ["ledger.parquet"]
-
-
-def test_of_several_writers_one_commits_on_an_object_store(s3) -> None:
-    race(s3.uri("race/two words/ö"))
 
 
 @pytest.mark.parametrize("place", [0, 5, 100, -300, -1])
