@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from halo_ray.acquisition.budget import RoundPlan, capped_sequences, plan_budget, room
 from halo_ray.acquisition.threshold import Sequences
 from halo_ray.annotations.known import import_known
+from halo_ray.annotations.ledger import Ledger
 from halo_ray.config import Config, config_from_yaml, config_to_yaml, identity
 from halo_ray.data.classes import ClassSet, class_set
 from halo_ray.data.inspection import bad_ids, save_inspection
@@ -86,6 +87,11 @@ def open_experiment(config: Config) -> Iterator[Context]:
     storage = Storage(config.output_dir)
     storage.check_writable()
     begun = _begun(storage)
+    if not begun and Ledger(storage).committed(1):
+        raise InputError(
+            f"{storage.uri} holds labels that were bought, but its stages/ are gone: restore them, or name another "
+            "output_dir"
+        )
     planned = _planned_rounds(storage, config) if begun else []
     classes = class_set(config.data.class_set)
     if begun and storage.read_json(_CLASSES) != _as_json(classes):
@@ -112,8 +118,8 @@ def open_experiment(config: Config) -> Iterator[Context]:
         never = pool_mask(config.acquisition.never, config.data_root, splits.pool)
         context = Context(config, storage, splits, classes, plan, never, model)
         context.sequences(1)  # every id must name one
-        known = known_labels(config.data, config.data_root, splits.pool)
         if not begun:
+            known = known_labels(config.data, config.data_root, splits.pool)
             save_splits(splits, storage)
             save_inspection(inspection, storage)
             import_known(known, classes, storage, config.execution.block_images)

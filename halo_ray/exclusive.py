@@ -6,7 +6,7 @@ import errno
 import os
 import uuid
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pyarrow.fs as pafs
 
@@ -87,7 +87,7 @@ def _store(uri: str, filesystem: pafs.FileSystem, bucket: str) -> Any:
         settings["endpoint"] = f"{scheme}://{options['endpoint_override']}"
         settings["client_options"] = {"allow_http": scheme == "http"}
     if parts.username:
-        settings |= {"access_key_id": parts.username, "secret_access_key": parts.password}
+        settings |= {"access_key_id": unquote(parts.username), "secret_access_key": unquote(parts.password or "")}
     else:
         from obstore.auth.boto3 import Boto3CredentialProvider
 

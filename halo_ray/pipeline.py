@@ -68,7 +68,12 @@ def inspect_splits(
 
     Args:
         known_too: also look at splits whose sizes are known already (rendered scenes).
+
+    Raises:
+        InputError: the class set does not fit the label formats.
     """
+    formats = {name for split in SPLITS for name in getattr(splits, split)["label_format"].unique().to_pylist() if name}
+    classes.check_formats(formats)
     usable: dict[str, pa.Table] = {}
     found: dict[str, SplitInspection] = {}
     source_classes = None
@@ -78,7 +83,8 @@ def inspect_splits(
             found[split] = SplitInspection()
             table = _inspected(table, InspectRecords(classes), found[split], split, config)
             if split == "source":
-                source_classes = np.array(table["class_pixels"].to_pylist(), np.int64)[:, :-1]
+                pixels = np.array(table["class_pixels"].to_pylist(), np.int64)
+                source_classes = pixels.reshape(-1, len(classes.classes) + 1)[:, :-1]
         usable[split] = table.select(MANIFEST.names)
     return Splits(**usable), Inspection(found, source_classes)
 

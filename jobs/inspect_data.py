@@ -14,7 +14,7 @@ from pathlib import Path
 
 from halo_ray.config import parse_config
 from halo_ray.data.classes import class_set
-from halo_ray.data.manifest import list_splits
+from halo_ray.data.manifest import known_labels, list_splits, pool_mask
 from halo_ray.data_report import as_json, as_text, write_pictures
 from halo_ray.errors import InputError
 from halo_ray.job import exit_code
@@ -49,6 +49,8 @@ def inspect(arguments: list[str]) -> None:
     for name in write_pictures(splits, inspection, classes, storage):
         print(f"{config.output_dir}/{name}")
     inspection.settle(config.data.on_bad_record)
+    known_labels(config.data, config.data_root, splits.pool)
+    pool_mask(config.acquisition.never, config.data_root, splits.pool)
 
 
 def _json_file(arguments: list[str]) -> tuple[list[str], str | None]:
@@ -59,7 +61,7 @@ def _json_file(arguments: list[str]) -> tuple[list[str], str | None]:
         option, _, value = waiting.pop(0).partition("=")
         if option != "--json":
             rest.append(f"{option}{_}{value}")
-        elif not _ and not waiting:
+        elif not value and (not waiting or waiting[0].startswith("--")):
             raise InputError("--json needs the name of a file")
         else:
             file = value if _ else waiting.pop(0)

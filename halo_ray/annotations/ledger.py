@@ -79,16 +79,18 @@ class Ledger:
                     f"another run has committed round {number} of {self._storage.uri} meanwhile: let only one run work "
                     "on an experiment; the same command again goes on from what is committed"
                 ) from error
+        self._write_checksum(number, data)
 
     def seal(self, number: int) -> int:
-        """Stores the checksum of a committed round, if it is not there yet; returns the round's pixels.
-
-        It is written after the file, so a run that died in between is sealed by the one that resumes it.
-        """
+        """Stores the checksum of a committed round where a run died before it could; returns the round's pixels."""
         if not self._storage.exists(self.checksum_file(number)):
-            digest = hashlib.sha256(self._storage.read(self.file(number))).hexdigest()
-            name = self.file(number).rpartition("/")[2]
-            self._storage.write(self.checksum_file(number), f"{digest}  {name}\n".encode())
+            data = self._storage.read(self.file(number))
+            try:
+                pq.read_table(io.BytesIO(data))
+            except (OSError, pa.ArrowInvalid) as error:
+                name = f"{self._storage.uri}/{self.file(number)}"
+                raise InputError(f"{name} is damaged ({error}): restore it from a copy") from error
+            self._write_checksum(number, data)
         return int(pq.read_metadata(self._open(number)).num_rows)
 
     def read(self, before: int, columns: list[str] | None = None, first: int = 0) -> pa.Table:
@@ -139,6 +141,11 @@ class Ledger:
         counts = table.group_by(["round", "label"]).aggregate([([], "count_all")])
         counts = counts.rename_columns({"count_all": "pixels"}).select(COUNTS.names)
         return counts.sort_by([("round", "ascending"), ("label", "ascending")])
+
+    def _write_checksum(self, number: int, data: bytes) -> None:
+        name = self.file(number).rpartition("/")[2]
+        line = f"{hashlib.sha256(data).hexdigest()}  {name}\n"
+        self._storage.write(self.checksum_file(number), line.encode())
 
     def _of_image(self, before: int, columns: list[str], image_id: str) -> pa.Table:
         table = self.read(before, ["image_id", *columns])

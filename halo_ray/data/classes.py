@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy.typing as npt
 import yaml
 
 from halo_ray.data import synthetic
-from halo_ray.data.label_formats import CITYSCAPES_TRAINED, ids_by_name
+from halo_ray.data.label_formats import CITYSCAPES_TRAINED, LABEL_FORMATS, ids_by_name
 from halo_ray.errors import BadRecordError, InputError
 from halo_ray.storage import read_file, resolve
 from halo_ray.suggest import nearest
@@ -86,6 +87,15 @@ class ClassSet:
                 table[number] = place
             table[list(self.ignore_ids)] = IGNORE
         return table
+
+    def check_formats(self, label_formats: Iterable[str]) -> None:
+        """Raises InputError where the set has ids of its own, and those formats number their classes differently."""
+        formats = sorted({LABEL_FORMATS[name].ids: name for name in sorted(label_formats)}.values())
+        if self.ids and len(formats) > 1:
+            raise InputError(
+                f"class set {self.name} has ids, but {' and '.join(formats)} labels number their classes differently: "
+                "leave ids out, so that classes are found by name"
+            )
 
     def _numbered(self) -> list[tuple[int, int]]:
         """Every id of the set with the place of its class."""

@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.fs as pafs
 from PIL import Image, UnidentifiedImageError
 
 from halo_ray.data.classes import ClassSet
@@ -151,7 +152,7 @@ def _naming(kind: str, uri: str) -> Iterator[None]:
     """Turns what is raised on a damaged or oversized file into an error that names the file."""
     try:
         yield
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except FileNotFoundError as error:
         raise BadRecordError(f"{kind} {uri} is not there: add it or leave it out") from error
@@ -164,7 +165,18 @@ def _read(uri: str) -> bytes:
     if uri.startswith(SYNTHETIC):
         return b""
     filesystem, path = resolve(uri)
-    return read_file(filesystem, path)
+    try:
+        return read_file(filesystem, path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if isinstance(filesystem, pafs.LocalFileSystem):
+            raise
+        # The store fails, not this record: pyarrow has tried again by now.
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{uri} cannot be read now ({reason}): check its store and run the same command again"
+        ) from error
 
 
 def _open(data: bytes) -> Image.Image:
@@ -201,6 +213,9 @@ def _raw_label(source: File, first_channel: bool) -> Image.Image:
     if image.format == "JPEG":
         raise BadRecordError(f"label {source.uri} is a JPEG, which mixes ids along borders: store it as PNG")
     image.load()
+    if data.startswith(_PNG) and image.mode == "L" and data[_PNG_BITS] < 8:
+        # Pillow spreads 2 and 4 bits of grey over 0..255.
+        return Image.fromarray(np.asarray(image) // (255 // (2 ** data[_PNG_BITS] - 1)))
     return image
 
 

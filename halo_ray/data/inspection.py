@@ -133,12 +133,14 @@ class Inspection:
         """Says which records are skipped.
 
         Raises:
-            InputError: there are bad records and ``on_bad_record`` is "fail", or a split has no others.
+            InputError: there are bad records and ``on_bad_record`` is "fail", or a split has no others, or no class.
         """
         bad = self.bad
         for split, found in self.splits.items():
             if found.bad and not found.images:
                 raise InputError(f"data.{split} has no usable record; the first: {found.bad[0]['problem']}")
+            if found.class_pixels is not None and not found.class_pixels[:-1].any():
+                raise InputError(f"data.{split}: every pixel of every label is void: check data.class_set and its ids")
         if bad and on_bad_record == "fail":
             others = f" ({len(bad) - 1} more records have problems)" if len(bad) > 1 else ""
             raise InputError(f"{bad[0]['problem']}, or set data.on_bad_record to skip{others}")

@@ -37,6 +37,8 @@ class LabelFormat:
     """Class name of each id; −1 stands as 255 in 8-bit files."""
     first_channel: bool = False
     """The id is the first channel of a PNG with 8 or 16 bits a channel, instead of a grey value or palette index."""
+    ids: str = "cityscapes"
+    """Formats that number the same classes alike say the same here."""
     own_size: bool = False
     """A label may differ from its image in size; it is resized to it."""
 
@@ -45,9 +47,11 @@ _CITYSCAPES = {-1: "license plate", **dict(enumerate(CITYSCAPES_NAMES))}
 
 LABEL_FORMATS: Mapping[str, LabelFormat] = {
     "cityscapes": LabelFormat(_CITYSCAPES),
-    "cityscapes_train_ids": LabelFormat({**dict(enumerate(CITYSCAPES_TRAINED)), 255: "void"}),
+    "cityscapes_train_ids": LabelFormat(
+        {**dict(enumerate(CITYSCAPES_TRAINED)), 255: "void"}, ids="cityscapes_train_ids"
+    ),
     "gtav": LabelFormat({**_CITYSCAPES, 34: "license plate"}, own_size=True),
-    "synthia": LabelFormat(dict(enumerate(SYNTHIA_NAMES)), first_channel=True),
+    "synthia": LabelFormat(dict(enumerate(SYNTHIA_NAMES)), first_channel=True, ids="synthia"),
 }
 """By the name that stands in a manifest's label_format."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
@@ -59,12 +60,12 @@ class Root:
         Raises:
             InputError: two files for one name.
         """
-        before, after = pattern.split("*")
+        before, after = posixpath.normpath(pattern).lstrip("/").split("*")
         folder = f"{self._base}/{before}".rpartition("/")[0]
         prefix = f"{self._base}/{before}"
         found: dict[str, str] = {}
         for info in self._info(pafs.FileSelector(folder, recursive=True, allow_not_found=True)):
-            long_enough = len(info.path) >= len(prefix) + len(after)  # the two ends may overlap in a short name
+            long_enough = len(info.path) > len(prefix) + len(after)  # the * stands for something
             if info.is_file and long_enough and info.path.startswith(prefix) and info.path.endswith(after):
                 name = info.path[len(prefix) : len(info.path) - len(after)]
                 name = name if after else str(PurePosixPath(name).with_suffix(""))
@@ -91,7 +92,7 @@ class Root:
             InputError: it cannot be read, or a line stands twice.
         """
         try:
-            lines = read_file(self._filesystem, f"{self._base}/{path}").decode().splitlines()
+            lines = read_file(self._filesystem, f"{self._base}/{path}").decode("utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"list {self.uri}/{path} cannot be read: check the split's name and data_root") from error
         names = [line.strip() for line in lines if line.strip()]

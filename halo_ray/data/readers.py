@@ -86,7 +86,8 @@ def list_split(config: SplitConfig, data_root: str, *, key: str, seed: int = 0) 
     if config.count:
         table = table.slice(0, config.count)
     if not table.num_rows:
-        raise InputError(f"{key}: no images under {config.root or data_root!r}: check data_root and {key}")
+        of = f" of split {config.split!r}" if config.split else ""
+        raise InputError(f"{key}: no images{of} under {config.root or data_root!r}: check data_root and {key}")
     return table
 
 

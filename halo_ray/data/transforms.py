@@ -88,7 +88,10 @@ class View:
         return np.asarray(self._window(Image.fromarray(label), Image.Resampling.NEAREST, IGNORE))
 
     def points(self, points: Points) -> Points:
-        """The points that lie in the window, at their places in the sample."""
+        """The points that lie in the window, at their places in the sample, from first to last pixel as everywhere.
+
+        Images are cut by pixel areas instead: the two are half a pixel of the sample apart at most.
+        """
         if self.scaled == self.size:
             return points
         y, y_inside = self._places(points.y, 0, self.top)

@@ -148,9 +148,19 @@ def test_of_several_writers_one_commits_and_the_others_are_told(
     assert data == "abcd"[won.index(True)].encode() * 200_000  # the winner's, and whole
 
 
-def test_a_commit_leaves_nothing_beside_its_file(tmp_path: Path) -> None:
+def test_a_commit_leaves_nothing_but_its_file_and_the_checksum(tmp_path: Path) -> None:
     Ledger(Storage(str(tmp_path))).commit(1, b"x")
-    assert [path.name for path in (tmp_path / "rounds/001/annotations").iterdir()] == ["ledger.parquet"]
+    names = {path.name for path in (tmp_path / "rounds/001/annotations").iterdir()}
+    assert names == {"ledger.parquet", "ledger.parquet.sha256"}
+
+
+def test_a_file_that_was_damaged_before_it_could_be_sealed_is_not_sealed(ledger: Ledger, tmp_path: Path) -> None:
+    (tmp_path / Ledger.checksum_file(1)).unlink()
+    path = tmp_path / Ledger.file(1)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"rounds/001/annotations/ledger\.parquet is damaged"):
+        ledger.seal(1)
+    assert not (tmp_path / Ledger.checksum_file(1)).exists()
 
 
 @pytest.mark.parametrize("place", [0, 5, 100, -300, -1])

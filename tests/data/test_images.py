@@ -2,6 +2,7 @@
 
 import re
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,6 +74,25 @@ def test_a_label_holds_ids_in_grey_or_as_palette_indices(tmp_path: Path, palette
         image.putpalette(noise(256, 3).tobytes())
     assert image.mode == ("P" if palette else "L")
     assert read_label(saved(image, tmp_path / "x.png"), CLASSES).tolist() == [[0, 1], [2, IGNORE], [0, 0]]
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_a_grey_label_of_few_bits_holds_its_ids(tmp_path: Path, bits: int) -> None:
+    """PNG optimizers write such files for few classes; Pillow alone would spread the ids over 0..255."""
+    ids = noise(6, 8) % 3
+    packed = np.packbits(np.unpackbits(ids[..., None], axis=2)[..., 8 - bits :].reshape(6, -1), axis=1)
+    rows = b"".join(b"\0" + row.tobytes() for row in packed)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 8, 6, bits, 0, 0, 0, 0)
+    (tmp_path / "x.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
+    assert np.asarray(Image.open(tmp_path / "x.png")).max() > 3  # why this test exists
+    plain = ClassSet("plain", ("a", "b", "c"))
+    np.testing.assert_array_equal(read_label(str(tmp_path / "x.png"), plain), ids)
 
 
 @pytest.mark.parametrize(

@@ -200,3 +200,14 @@ def test_a_class_of_cityscapes_that_synthia_has_not_is_an_error_on_synthia_alone
 def test_ids_that_a_set_names_need_no_names_of_the_format() -> None:
     lookup = ClassSet("mine", ("anything", "else"), ids=(3, (1, 2))).lookup("synthia")
     assert lookup.tolist() == table({3: 0, 1: 1, 2: 1}, void=range(23))[:255] + [IGNORE]
+
+
+def test_ids_of_one_set_are_refused_for_labels_that_number_their_classes_differently() -> None:
+    """Else SYNTHIA's poles (7) would be taken for roads, which are 7 in Cityscapes."""
+    numbered, named = ClassSet("mine", ("road", "sky"), ids=(7, 23)), ClassSet("mine", ("road", "sky"))
+    for formats in (["cityscapes", "gtav"], ["synthia"], []):
+        numbered.check_formats(formats)
+    for formats in (["cityscapes", "synthia"], ["gtav", "cityscapes_train_ids"]):
+        named.check_formats(formats)
+        with pytest.raises(InputError, match=rf"mine has ids.*{min(formats)} and {max(formats)} labels"):
+            numbered.check_formats(formats)

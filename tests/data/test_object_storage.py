@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from halo_ray.benchmarks.object_store import object_store
 from halo_ray.data.classes import class_set
 from halo_ray.data.decoding import DecodeImages
+from halo_ray.data.inspection import InspectRecords
 from halo_ray.data.readers import SplitConfig, list_split
 from halo_ray.errors import BadRecordError, InputError
 from halo_ray.storage import Storage
@@ -83,3 +85,13 @@ def test_an_image_that_vanished_from_the_bucket_is_named(s3, stored: str) -> Non
     s3.client().put_object(Bucket=s3.bucket, Key="a b/köln/night/images/3.jpg", Body=b"")
     with pytest.raises(BadRecordError, match=r"night/images/3\.jpg.*empty"):
         DecodeImages((64, 96))(table)
+
+
+def test_a_store_that_does_not_answer_makes_no_record_bad(dataset: Path, s3_environment: None) -> None:
+    """Else good images would be left out for ever because of a bad moment."""
+    with object_store() as store:
+        store.upload(dataset, "data")
+        table = list_split(NIGHT, store.uri("data"), key="data.pool")
+    with pytest.raises(InputError, match=r"night/images/0\.jpg.* cannot be read now") as error:
+        InspectRecords(class_set(f"{dataset}/classes.yaml"))(table)
+    assert not isinstance(error.value, BadRecordError)

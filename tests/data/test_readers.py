@@ -62,6 +62,21 @@ def test_a_label_that_is_missing_is_listed_by_the_name_that_it_should_have(tmp_p
     assert table["label_uri"].to_pylist() == [str(tmp_path / f"labels/{c}.png") for c in "ab"]
 
 
+def test_a_pattern_may_be_spelled_with_dots_and_its_star_stands_for_something(tmp_path: Path) -> None:
+    touch(tmp_path, "images/frame.png", "images/frame1.png", "images/frame_frame.png")
+    for pattern in ("images/frame*.png", "./images/frame*.png", "/images//frame*.png", "x/../images/frame*.png"):
+        assert ids(listed(tmp_path, images=pattern)) == ["1", "_frame"]
+    assert ids(listed(tmp_path, images="images/frame*frame.png")) == ["_"]
+    (tmp_path / "images/frame.png").rename(tmp_path / "images/frame")
+    assert ids(listed(tmp_path, images="images/frame*")) == ["1", "_frame"]
+
+
+def test_a_list_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a.png", "images/b.png")
+    (tmp_path / "list.txt").write_text("b\n", encoding="utf-8-sig")
+    assert ids(listed(tmp_path, list_file="list.txt")) == ["b"]
+
+
 def test_no_reader_means_no_images() -> None:
     assert listed("", reader="none") == MANIFEST.empty_table()
 

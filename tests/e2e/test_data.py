@@ -85,12 +85,20 @@ def test_skipped_records_are_listed_and_change_nothing_else(cluster: None, root:
 def test_a_split_of_bad_records_alone_is_an_error_in_either_mode(
     cluster: None, root: Path, configure: Configure
 ) -> None:
-    for file in (root / "check/images").iterdir():
-        cut(file)
     config = quick(configure(), root, "x")
-    for mode in ("skip", "fail"):
-        with pytest.raises(InputError, match=r"data\.validation has no usable record.*check/images/0\.jpg"):
-            run_experiment(replace(config, data=replace(config.data, on_bad_record=mode)))
+    for split, folder in (("validation", "check"), ("source", "day")):
+        for file in (root / folder / "images").iterdir():
+            cut(file)
+        for mode in ("skip", "fail"):
+            with pytest.raises(InputError, match=rf"data\.{split} has no usable record.*{folder}/images/0\.jpg"):
+                run_experiment(replace(config, data=replace(config.data, on_bad_record=mode)))
+
+
+def test_labels_that_are_void_all_over_are_an_error(cluster: None, root: Path, configure: Configure) -> None:
+    for file in (root / "day/labels").iterdir():
+        Image.new("L", (96, 64), IGNORE).save(file)
+    with pytest.raises(InputError, match=r"data\.source: every pixel of every label is void.*data\.class_set"):
+        run_experiment(quick(configure(), root, "void"))
 
 
 @pytest.mark.parametrize("mode", ["skip", "fail"])
@@ -138,6 +146,11 @@ def test_labels_made_before_are_round_0_and_never_bought_again(cluster: None, ro
     ledger, size = ledger_of(config), (72, 100)
     for name, label in labels.items():
         np.testing.assert_array_equal(ledger.dense_label(1, name, size), label)
+    shutil.rmtree(root / "night/made before")  # what was imported is in the ledger
+    assert run_experiment(config) == metrics
+    shutil.rmtree(f"{config.output_dir}/stages")
+    with pytest.raises(InputError, match=r"holds labels that were bought, but its stages/ are gone"):
+        run_experiment(config)
     rows = ledger.read(2)
     assert set(rows["round"].to_pylist()) == {0, 1}
     places = list(zip(*(rows[key].to_pylist() for key in ("image_id", "y", "x")), strict=True))

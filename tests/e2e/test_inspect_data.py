@@ -84,7 +84,14 @@ def test_bad_records_are_all_listed_and_end_with_2_unless_they_are_skipped(
 
 
 @pytest.mark.parametrize(
-    ("options", "named"), [(["--json"], "--json"), (["--json=/proc/x/y.json"], "/proc/x/y.json"), (["--jsn=x"], "jsn")]
+    ("options", "named"),
+    [
+        (["--json"], "--json"),
+        (["--json", "--seed=1"], "--json"),
+        (["--data.known_labels=x/*.png"], "data.known_labels"),
+        (["--json=/proc/x/y.json"], "/proc/x/y.json"),
+        (["--jsn=x"], "jsn"),
+    ],
 )
 def test_what_is_wrong_is_one_sentence(
     cluster: None,
