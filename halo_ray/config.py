@@ -16,7 +16,7 @@ import yaml
 from halo_ray.acquisition.budget import AcquisitionConfig
 from halo_ray.acquisition.scores import acquisition
 from halo_ray.data.manifest import DataConfig
-from halo_ray.errors import InputError
+from halo_ray.errors import InputError, one_line
 from halo_ray.models.build import ModelConfig
 from halo_ray.runtime import ExecutionConfig
 from halo_ray.suggest import nearest
@@ -184,7 +184,7 @@ def _checked_tree(text: str | bytes, name: str) -> dict[str, Any]:
     try:
         tree = _load_yaml(text) or {}
     except yaml.YAMLError as error:
-        raise InputError(f"{name} is no YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"{name} is no YAML: {one_line(error)}") from error
     if not isinstance(tree, dict):
         raise InputError(f"{name} must hold keys with values")
     valid = _keys(Config)

@@ -103,9 +103,8 @@ def open_experiment(config: Config) -> Iterator[Context]:
         if begun:
             splits = _with_stored_sizes(splits, load_splits(storage), storage)
         else:
-            splits, inspection = inspect_splits(
-                splits, classes, config.execution, known_too=config.needs_class_statistics
-            )
+            counted = ["source"] if config.needs_class_statistics else []
+            splits, inspection = inspect_splits(splits, classes, config.execution, known_too=counted)
             inspection.settle(config.data.on_bad_record)
         batches = config.training.source_batch, config.training.target_batch
         check_workers(config.training, training_workers(config.execution, *batches))
@@ -198,10 +197,10 @@ def _planned_rounds(storage: Storage, config: Config) -> list[RoundPlan]:
 def _with_stored_sizes(listed: Splits, stored: Splits, storage: Storage) -> Splits:
     """The listed files with the sizes found when the experiment began; the same images may lie elsewhere now."""
     tables: dict[str, pa.Table] = {}
+    skipped = bad_ids(storage)
     for split in SPLITS:
         now, before = getattr(listed, split), getattr(stored, split)
-        skipped = bad_ids(storage, split)
-        now = now.filter(pc.invert(pc.is_in(now["image_id"], pa.array(skipped, pa.string()))))
+        now = now.filter(pc.invert(pc.is_in(now["image_id"], pa.array(skipped[split], pa.string()))))
         changed = set(now["image_id"].to_pylist()) ^ set(before["image_id"].to_pylist())
         if changed:
             raise InputError(

@@ -24,8 +24,6 @@ SAMPLES = 4
 BAR = 16
 """Characters of the longest bar in the text."""
 
-VOID = "lightgrey"
-
 
 def class_shares(inspection: Inspection) -> dict[str, npt.NDArray[np.float64]]:
     """By split with labels, the share of all pixels (C+1,) that each class has, and last that of void."""
@@ -81,13 +79,15 @@ def write_pictures(splits: Splits, inspection: Inspection, classes: ClassSet, st
     for split in SPLITS:
         if getattr(splits, split).num_rows:
             figures[split] = _samples(split, getattr(splits, split), classes)
-    names = []
-    for name, figure in figures.items():
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=110)
-        storage.write(f"inspection/{name}.png", buffer.getvalue())
-        names.append(f"inspection/{name}.png")
-    return names
+    return [save_figure(figure, storage, f"inspection/{name}.png") for name, figure in figures.items()]
+
+
+def save_figure(figure: Figure, storage: Storage, name: str) -> str:
+    """Writes a figure as PNG and returns its name."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    storage.write(name, buffer.getvalue())
+    return name
 
 
 def _by_name(names: list[str], values: list[Any] | None) -> dict[str, Any] | None:

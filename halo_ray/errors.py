@@ -10,3 +10,8 @@ class InputError(Exception):
 
 class BadRecordError(InputError):
     """An image or label that cannot be used, or on which the network fails; others may be fine."""
+
+
+def one_line(error: Exception) -> str:
+    """What an error of another library says, to be part of a sentence."""
+    return " ".join(str(error).split())

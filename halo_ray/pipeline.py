@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -62,12 +62,12 @@ def compute_on_actors(
 
 
 def inspect_splits(
-    splits: Splits, classes: ClassSet, config: ExecutionConfig, *, known_too: bool = False
+    splits: Splits, classes: ClassSet, config: ExecutionConfig, *, known_too: Collection[str] = ()
 ) -> tuple[Splits, Inspection]:
     """The usable records of the splits with every size filled in, and what was found.
 
     Args:
-        known_too: also look at splits whose sizes are known already (rendered scenes).
+        known_too: splits to look at even if their sizes are known already (rendered scenes).
 
     Raises:
         InputError: the class set does not fit the label formats.
@@ -79,7 +79,7 @@ def inspect_splits(
     source_classes = None
     for split in SPLITS:
         table = getattr(splits, split)
-        if table.num_rows and (known_too or table["height"].null_count):
+        if table.num_rows and (split in known_too or table["height"].null_count):
             found[split] = SplitInspection()
             table = _inspected(table, InspectRecords(classes), found[split], split, config)
             if split == "source":

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.axes import Axes
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from halo_ray.annotations.ledger import Ledger
 from halo_ray.context import Context
 from halo_ray.data.images import read_image
+from halo_ray.data_report import save_figure
 
 IMAGES = 3
 """Pool images that are shown: those in which most regions were bought."""
@@ -26,16 +27,13 @@ def write_overview(context: Context, rows: list[dict[str, Any]]) -> str:
     figure = Figure(figsize=(12, 7), layout="constrained")
     grid = figure.add_gridspec(2, IMAGES, height_ratios=(5, 4))
     _quality(figure.add_subplot(grid[0, 0]), rows)
-    _classes(figure.add_subplot(grid[0, 1:]), context, len(rows) - 1)
     ledger = Ledger(context.storage).read(len(rows), ["image_id", "round", "region_y", "region_x", "guess", "label"], 1)
+    _classes(figure.add_subplot(grid[0, 1:]), context, ledger["label"].to_numpy())
     picks = ledger.group_by(["image_id", "round", "region_y", "region_x", "guess"]).aggregate([])
     counts = sorted(pc.value_counts(picks["image_id"]).to_pylist(), key=lambda c: (-c["counts"], c["values"]))
     for column, count in enumerate(counts[:IMAGES]):
         _picks(figure.add_subplot(grid[1, column]), context, count["values"], picks)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    context.storage.write("report/overview.png", buffer.getvalue())
-    return "report/overview.png"
+    return save_figure(figure, context.storage, "report/overview.png")
 
 
 def _quality(axes: Axes, rows: list[dict[str, Any]]) -> None:
@@ -50,9 +48,8 @@ def _quality(axes: Axes, rows: list[dict[str, Any]]) -> None:
     axes.grid(alpha=0.3)
 
 
-def _classes(axes: Axes, context: Context, rounds: int) -> None:
+def _classes(axes: Axes, context: Context, labels: npt.NDArray[np.uint8]) -> None:
     """Share of each class among the bought pixels."""
-    labels = Ledger(context.storage).read(rounds + 1, ["label"], first=1)["label"].to_numpy()
     names = [*context.classes.classes, "void"]
     ids = np.minimum(labels, len(context.classes.classes))
     shares = np.bincount(ids, minlength=len(names)) / max(len(labels), 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import time
@@ -12,7 +13,9 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
+import pyarrow as pa
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 
 from halo_ray.errors import InputError
 from halo_ray.exclusive import create_local, create_object
@@ -137,6 +140,15 @@ class Storage:
             return json.loads(self.read(name))
         except ValueError as error:
             raise InputError(f"{self.uri}/{name} is damaged ({error}): restore it from a copy") from error
+
+    def write_table(self, name: str, table: pa.Table) -> None:
+        """Writes a table as Parquet."""
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer)
+        self.write(name, buffer.getvalue())
+
+    def read_table(self, name: str) -> pa.Table:
+        return pq.read_table(io.BytesIO(self.read(name)))
 
     def exists(self, name: str) -> bool:
         return bool(self.filesystem.get_file_info(self.path(name)).type != pafs.FileType.NotFound)

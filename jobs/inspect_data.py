@@ -10,11 +10,12 @@ Exit code 0: an experiment could begin; 2: something must be mended first.
 
 import json
 import sys
+from argparse import ArgumentError, ArgumentParser
 from pathlib import Path
 
 from halo_ray.config import parse_config
 from halo_ray.data.classes import class_set
-from halo_ray.data.manifest import known_labels, list_splits, pool_mask
+from halo_ray.data.manifest import SPLITS, known_labels, list_splits, pool_mask
 from halo_ray.data_report import as_json, as_text, write_pictures
 from halo_ray.errors import InputError
 from halo_ray.job import exit_code
@@ -39,7 +40,7 @@ def inspect(arguments: list[str]) -> None:
     storage.check_writable()
     listed = list_splits(config.data, config.data_root, config.seed)
     with ray_session(config.execution):
-        splits, inspection = inspect_splits(listed, classes, config.execution, known_too=True)
+        splits, inspection = inspect_splits(listed, classes, config.execution, known_too=SPLITS)
     print(as_text(inspection, classes))
     if file is not None:
         try:
@@ -55,17 +56,13 @@ def inspect(arguments: list[str]) -> None:
 
 def _json_file(arguments: list[str]) -> tuple[list[str], str | None]:
     """The arguments without --json, and what it names."""
-    rest, file = [], None
-    waiting = list(arguments)
-    while waiting:
-        option, _, value = waiting.pop(0).partition("=")
-        if option != "--json":
-            rest.append(f"{option}{_}{value}")
-        elif not value and (not waiting or waiting[0].startswith("--")):
-            raise InputError("--json needs the name of a file")
-        else:
-            file = value if _ else waiting.pop(0)
-    return rest, file
+    parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--json")
+    try:
+        mine, rest = parser.parse_known_args(arguments)
+    except ArgumentError as error:
+        raise InputError("--json needs the name of a file") from error
+    return rest, mine.json
 
 
 if __name__ == "__main__":

@@ -11,8 +11,7 @@ import pyarrow as pa
 from halo_ray.acquisition.regions import window
 from halo_ray.annotations.ledger import LEDGER
 from halo_ray.data.classes import IGNORE, ClassSet
-from halo_ray.data.images import read_label
-from halo_ray.errors import BadRecordError
+from halo_ray.data.images import other_size, read_label
 
 
 @dataclass(frozen=True)
@@ -73,11 +72,9 @@ class ImportLabels:
         tables = [LEDGER.empty_table()]
         for row in batch.to_pylist():
             label = read_label(row["label_uri"], self.classes, row["label_format"])
-            if label.shape != (row["height"], row["width"]):
-                raise BadRecordError(
-                    f"data.known_labels: {row['label_uri']} is {label.shape[1]}x{label.shape[0]} pixels, but its image "
-                    f"is {row['width']}x{row['height']}: give them the same size"
-                )
+            size = (row["height"], row["width"])
+            if label.shape != size:
+                raise other_size(row["label_uri"], label, size)
             y, x = np.nonzero(label != IGNORE)
             known = {"y": y, "x": x, "region_y": y, "region_x": x, "label": label[y, x]}
             same = {"image_id": row["image_id"], "round": 0, "oracle": self.name}

@@ -20,13 +20,13 @@ from PIL import Image
 from halo_ray.annotations.ledger import LEDGER
 from halo_ray.benchmarks.compare import compare
 from halo_ray.benchmarks.object_store import CREDENTIALS, object_store
+from halo_ray.benchmarks.scenes import store_scenes
 from halo_ray.benchmarks.settings import check
 from halo_ray.data.classes import class_set
 from halo_ray.data.decoding import DecodeImages
 from halo_ray.data.readers import SplitConfig, list_split
 from halo_ray.data.samples import LoadSamples
 from halo_ray.data.schedule import SOURCE, TARGET, training_schedule
-from halo_ray.data.synthetic import render_scene
 from halo_ray.data.transforms import AugmentationConfig
 from halo_ray.pipeline import arrow_batches, stream
 from halo_ray.runtime import ExecutionConfig, ray_session
@@ -60,7 +60,11 @@ class DataBenchmark:
 def benchmark_data(settings: DataBenchmark) -> Iterator[str]:
     """Lines of the report, as they are measured."""
     with tempfile.TemporaryDirectory(prefix="halo_ray-") as directory:
-        split = _prepare(settings, Path(directory))
+        suffix = settings.image_format
+        store_scenes(
+            Path(directory), settings.images, height=settings.height, width=settings.width, image_format=suffix
+        )
+        split = SplitConfig(reader="folder", images=f"images/*.{suffix}", labels="labels/*.png")
         table = list_split(split, directory, key="data.source")
         yield (
             f"{settings.images} images of {settings.width}x{settings.height} ({settings.image_format}) to "
@@ -124,16 +128,6 @@ def _bucket(settings: DataBenchmark, split: SplitConfig, directory: Path, table:
         found = compare(lambda: decode(there), lambda: decode(table), repeats=settings.repeats, device="cpu")
         speed = settings.images / found.ours
         yield f"images from loopback S3: {speed:.2f} a second, {found.ratio:.2f} of those from the disk"
-
-
-def _prepare(settings: DataBenchmark, directory: Path) -> SplitConfig:
-    for folder in ("images", "labels"):
-        (directory / folder).mkdir()
-    for index in range(settings.images):
-        image, label = render_scene("target", 0, index, height=settings.height, width=settings.width)
-        Image.fromarray(image).save(directory / f"images/{index:04d}.{settings.image_format}")
-        Image.fromarray(label).save(directory / f"labels/{index:04d}.png")
-    return SplitConfig(reader="folder", images=f"images/*.{settings.image_format}", labels="labels/*.png")
 
 
 def _schedule(table: pa.Table, samples: int) -> pa.Table:

@@ -12,11 +12,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image as Picture
 
 from halo_ray.acquisition.bound import RunningBound, histogram
 from halo_ray.acquisition.budget import AcquisitionConfig, image_limit
 from halo_ray.acquisition.candidates import Image, find_candidates, taken_places
+from halo_ray.benchmarks.scenes import store_scenes
 from halo_ray.benchmarks.settings import check
 from halo_ray.checkpoint import load_model, write_checkpoint
 from halo_ray.config import Config
@@ -24,7 +24,7 @@ from halo_ray.context import Context, open_experiment
 from halo_ray.data.images import decode_image, file
 from halo_ray.data.manifest import DataConfig
 from halo_ray.data.readers import SplitConfig
-from halo_ray.data.synthetic import CLASSES, render_scene
+from halo_ray.data.synthetic import CLASSES
 from halo_ray.data.transforms import View
 from halo_ray.models.build import ModelConfig, build_model, describe_model
 from halo_ray.runtime import ExecutionConfig
@@ -81,12 +81,7 @@ def benchmark_scoring(settings: ScoringBenchmark) -> Iterator[str]:
 
 def _prepare(settings: ScoringBenchmark, directory: Path) -> Config:
     """Pool, source and validation images, and a model, in a directory."""
-    for folder in ("images", "labels"):
-        (directory / folder).mkdir()
-    for index in range(settings.images + 2):
-        image, label = render_scene("target", 0, index, height=settings.height, width=settings.width)
-        Picture.fromarray(image).save(directory / f"images/{index:04d}.jpg")
-        Picture.fromarray(label).save(directory / f"labels/{index:04d}.png")
+    store_scenes(directory, settings.images + 2, height=settings.height, width=settings.width, image_format="jpg")
     for name, numbers in (("pool", range(settings.images)), ("other", range(settings.images, settings.images + 2))):
         (directory / name).write_text("".join(f"{index:04d}\n" for index in numbers))
     split = SplitConfig(reader="folder", images="images/*.jpg", labels="labels/*.png", list_file="other")

@@ -12,7 +12,7 @@ import yaml
 
 from halo_ray.data import synthetic
 from halo_ray.data.label_formats import CITYSCAPES_TRAINED, LABEL_FORMATS, ids_by_name
-from halo_ray.errors import BadRecordError, InputError
+from halo_ray.errors import BadRecordError, InputError, one_line
 from halo_ray.storage import read_file, resolve
 from halo_ray.suggest import nearest
 
@@ -184,8 +184,9 @@ def class_set(name: str) -> ClassSet:
     try:
         found = yaml.safe_load(read_file(filesystem, path))
     except (OSError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"class set file {name} cannot be read ({reason}): give at least a list 'classes'") from error
+        raise InputError(
+            f"class set file {name} cannot be read ({one_line(error)}): give at least a list 'classes'"
+        ) from error
     return _from_yaml(found, name)
 
 

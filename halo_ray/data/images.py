@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from halo_ray.data.classes import ClassSet
 from halo_ray.data.label_formats import LABEL_FORMATS
 from halo_ray.data.synthetic import render_scene
-from halo_ray.errors import BadRecordError, InputError
+from halo_ray.errors import BadRecordError, InputError, one_line
 from halo_ray.storage import read_file, resolve
 
 SYNTHETIC = "synthetic"
@@ -126,15 +126,18 @@ def decode_label(
         BadRecordError: missing, damaged, of another kind than the format's, or an id outside the class set.
     """
     if source.uri.startswith(SYNTHETIC):
-        raw = Image.fromarray(_scene(source.uri)[1])
-    else:
-        with _naming("label", source.uri):
-            raw = _raw_label(source, label_format is not None and LABEL_FORMATS[label_format].first_channel)
-    if size is not None and size != (raw.height, raw.width):
-        raw = raw.resize((size[1], size[0]), Image.Resampling.NEAREST)
-    if source.uri.startswith(SYNTHETIC):
-        return np.asarray(raw)
-    return classes.to_classes(np.asarray(raw), source.uri, label_format)
+        return _resized(Image.fromarray(_scene(source.uri)[1]), size)
+    with _naming("label", source.uri):
+        raw = _raw_label(source, label_format is not None and LABEL_FORMATS[label_format].first_channel)
+    return classes.to_classes(_resized(raw, size), source.uri, label_format)
+
+
+def other_size(uri: str, label: npt.NDArray[np.uint8], size: tuple[int, int]) -> BadRecordError:
+    """What is wrong with a label whose image is of ``size`` = (height, width)."""
+    return BadRecordError(
+        f"label {uri} is {label.shape[1]}x{label.shape[0]} pixels, but its image is {size[1]}x{size[0]}: give them the "
+        "same size"
+    )
 
 
 def read_mask(uri: str) -> npt.NDArray[np.bool_]:
@@ -157,8 +160,7 @@ def _naming(kind: str, uri: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise BadRecordError(f"{kind} {uri} is not there: add it or leave it out") from error
     except Exception as error:  # damaged files make Pillow raise anything, struct.error and TypeError among it
-        reason = " ".join(str(error).split())
-        raise BadRecordError(f"{kind} {uri} cannot be read ({reason}): replace it or leave it out") from error
+        raise BadRecordError(f"{kind} {uri} cannot be read ({one_line(error)}): replace it or leave it out") from error
 
 
 def _read(uri: str) -> bytes:
@@ -173,9 +175,8 @@ def _read(uri: str) -> bytes:
         if isinstance(filesystem, pafs.LocalFileSystem):
             raise
         # The store fails, not this record: pyarrow has tried again by now.
-        reason = " ".join(str(error).split())
         raise InputError(
-            f"{uri} cannot be read now ({reason}): check its store and run the same command again"
+            f"{uri} cannot be read now ({one_line(error)}): check its store and run the same command again"
         ) from error
 
 
@@ -217,6 +218,13 @@ def _raw_label(source: File, first_channel: bool) -> Image.Image:
         # Pillow spreads 2 and 4 bits of grey over 0..255.
         return Image.fromarray(np.asarray(image) // (255 // (2 ** data[_PNG_BITS] - 1)))
     return image
+
+
+def _resized(label: Image.Image, size: tuple[int, int] | None) -> npt.NDArray[np.uint8]:
+    """(H, W) ids of a label at ``size``; None: as it is."""
+    if size is not None and size != (label.height, label.width):
+        label = label.resize((size[1], size[0]), Image.Resampling.NEAREST)
+    return np.asarray(label)
 
 
 def _first_channel(data: bytes) -> npt.NDArray[np.uint8]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from halo_ray.data.classes import IGNORE, ClassSet
-from halo_ray.data.images import File, decode_image, decode_label, read_ahead
+from halo_ray.data.images import File, decode_image, decode_label, other_size, read_ahead
 from halo_ray.data.label_formats import LABEL_FORMATS
 from halo_ray.data.listing import MANIFEST
+from halo_ray.data.manifest import SPLITS
 from halo_ray.errors import BadRecordError, InputError
 from halo_ray.storage import Storage
 
@@ -77,10 +76,7 @@ class InspectRecords:
         classes = decode_label(label, self.classes, row["label_format"])
         if classes.shape != size:
             if row["label_format"] is None or not LABEL_FORMATS[row["label_format"]].own_size:
-                raise BadRecordError(
-                    f"label {row['label_uri']} is {classes.shape[1]}x{classes.shape[0]} pixels, but its image is "
-                    f"{size[1]}x{size[0]}: give them the same size"
-                )
+                raise other_size(row["label_uri"], classes, size)
             row["changes"].append("label resized to its image")
             classes = decode_label(label, self.classes, row["label_format"], size)
         pixels_of = np.bincount(classes.ravel(), minlength=IGNORE + 1)
@@ -155,10 +151,8 @@ def save_inspection(inspection: Inspection, storage: Storage) -> None:
     storage.write_json(_BAD, inspection.bad)
     storage.write_json(_SUMMARY, {split: summary(found) for split, found in inspection.splits.items()})
     if inspection.source_classes is not None:
-        buffer = io.BytesIO()
         rows = pa.array(list(inspection.source_classes), pa.list_(pa.int64()))
-        pq.write_table(pa.table({"class_pixels": rows}), buffer)
-        storage.write(_CLASSES, buffer.getvalue())
+        storage.write_table(_CLASSES, pa.table({"class_pixels": rows}))
 
 
 def summary(found: SplitInspection) -> dict[str, Any]:
@@ -172,12 +166,14 @@ def summary(found: SplitInspection) -> dict[str, Any]:
     }
 
 
-def bad_ids(storage: Storage, split: str) -> set[str]:
-    """Image ids of the records that the experiment skips."""
-    return {record["image_id"] for record in storage.read_json(_BAD) if record["split"] == split}
+def bad_ids(storage: Storage) -> dict[str, list[str]]:
+    """By split, the image ids of the records that the experiment skips."""
+    skipped: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for record in storage.read_json(_BAD):
+        skipped[record["split"]].append(record["image_id"])
+    return skipped
 
 
 def source_classes(storage: Storage) -> Counts:
     """(N, C) pixels of each class in each source image, as save_inspection stored them."""
-    table = pq.read_table(io.BytesIO(storage.read(_CLASSES)))
-    return np.array(table["class_pixels"].to_pylist(), np.int64)
+    return np.array(storage.read_table(_CLASSES)["class_pixels"].to_pylist(), np.int64)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-from halo_ray.data.listing import Root, manifest, only_listed
+from halo_ray.data.listing import Root, check_pattern, manifest, only_listed
 from halo_ray.errors import InputError
 from halo_ray.suggest import nearest
 
@@ -78,13 +78,12 @@ def folder(root: str, *, images: str, labels: str | None = None, list_file: str 
         list_file: below the root, one image id a line; None: all that match.
     """
     for key, pattern in (("images", images), ("labels", labels)):
-        if pattern is not None and pattern.count("*") != 1:
-            raise InputError(f"{key}: pattern {pattern!r} needs exactly one *, which stands for the image id")
-    place = Root(root)
-    table = _paired(place, images, {} if labels is None else {labels: None})
+        if pattern is not None:
+            check_pattern(key, pattern)
+    table = _paired(Root(root), images, {} if labels is None else {labels: None})
     if labels is not None and table.num_rows and table["label_uri"].null_count:
         raise InputError(f"labels: nothing below {root} matches {labels!r}: mend it, or set it to null")
-    return only_listed(table, place, list_file)
+    return only_listed(table, root, list_file)
 
 
 def _cityscapes_labels(before: str) -> dict[str, str | None]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
-from halo_ray.errors import InputError
+from halo_ray.errors import InputError, one_line
 from halo_ray.storage import read_file, resolve
 
 MANIFEST = pa.schema(
@@ -30,6 +30,12 @@ MANIFEST = pa.schema(
 """Columns of a manifest. label_uri is null where there is no label; label_format says how a public dataset numbers its
 classes (label_formats.LABEL_FORMATS), null where the class set does; height and width are the image's in pixels, null
 until it was read."""
+
+
+def check_pattern(key: str, pattern: str) -> None:
+    """Raises InputError, which names ``key``, where no or several * stand in the pattern."""
+    if pattern.count("*") != 1:
+        raise InputError(f"{key}: pattern {pattern!r} needs exactly one *, which stands for the image id")
 
 
 class Root:
@@ -105,9 +111,8 @@ class Root:
         try:
             found = self._filesystem.get_file_info(what)
         except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())
             raise InputError(
-                f"{self.uri!r} cannot be listed ({reason}): check its name and your credentials"
+                f"{self.uri!r} cannot be listed ({one_line(error)}): check its name and your credentials"
             ) from error
         return found if isinstance(found, list) else [found]
 
@@ -134,7 +139,7 @@ def manifest(root: Root, rows: Iterable[tuple[str, str, str | None, str | None]]
     return pa.Table.from_pylist(listed, schema=MANIFEST)
 
 
-def only_listed(table: pa.Table, root: Root, list_file: str | None) -> pa.Table:
+def only_listed(table: pa.Table, root: str, list_file: str | None) -> pa.Table:
     """The rows whose ids stand in a list below the root, one a line; all of them without a list.
 
     Raises:
@@ -142,9 +147,9 @@ def only_listed(table: pa.Table, root: Root, list_file: str | None) -> pa.Table:
     """
     if list_file is None:
         return table
-    wanted = root.lines(list_file)
+    wanted = Root(root).lines(list_file)
     missing = set(wanted) - set(table["image_id"].to_pylist())
     if missing:
         name = next(name for name in wanted if name in missing)
-        raise InputError(f"{root.uri}/{list_file} names {name!r}, but there is no image of that id: mend the list")
+        raise InputError(f"{root}/{list_file} names {name!r}, but there is no image of that id: mend the list")
     return table.filter(pc.is_in(table["image_id"], pa.array(wanted, pa.string())))

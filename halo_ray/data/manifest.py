@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -12,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from halo_ray.data.images import read_mask
-from halo_ray.data.listing import Root
+from halo_ray.data.listing import Root, check_pattern
 from halo_ray.data.readers import SplitConfig, list_split, split_root
 from halo_ray.errors import InputError
 from halo_ray.storage import Storage
@@ -139,10 +137,7 @@ def known_labels(config: DataConfig, data_root: str, pool: pa.Table) -> pa.Table
     """
     if config.known_labels is None:
         return pool.slice(0, 0)
-    if config.known_labels.count("*") != 1:
-        raise InputError(
-            f"data.known_labels: pattern {config.known_labels!r} needs exactly one *, which stands for the image id"
-        )
+    check_pattern("data.known_labels", config.known_labels)
     root = Root(split_root(config.pool, data_root, "data.pool"))
     found = root.find(config.known_labels)
     known = pool.filter(pc.is_in(pool["image_id"], pa.array(list(found), pa.string())))
@@ -156,13 +151,11 @@ def known_labels(config: DataConfig, data_root: str, pool: pa.Table) -> pa.Table
 
 def save_splits(splits: Splits, storage: Storage) -> None:
     for split in SPLITS:
-        buffer = io.BytesIO()
-        pq.write_table(getattr(splits, split), buffer)
-        storage.write(f"manifests/{split}.parquet", buffer.getvalue())
+        storage.write_table(f"manifests/{split}.parquet", getattr(splits, split))
 
 
 def load_splits(storage: Storage) -> Splits:
-    return Splits(**{split: pq.read_table(io.BytesIO(storage.read(f"manifests/{split}.parquet"))) for split in SPLITS})
+    return Splits(**{split: storage.read_table(f"manifests/{split}.parquet") for split in SPLITS})
 
 
 def sizes(table: pa.Table) -> list[tuple[int, int]]:

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from halo_ray.data.images import SYNTHETIC
 from halo_ray.data.layouts import acdc, camvid, cityscapes, folder, gtav, synthia
-from halo_ray.data.listing import MANIFEST, Root, only_listed
+from halo_ray.data.listing import MANIFEST, only_listed
 from halo_ray.data.synthetic import MIN_SIDE, STYLES
 from halo_ray.errors import InputError
 from halo_ray.suggest import nearest
@@ -106,7 +106,7 @@ def split_root(config: SplitConfig, data_root: str, key: str) -> str:
 def _read(config: SplitConfig, root: str) -> pa.Table:
     if config.reader == "folder":
         return folder(root, images=config.images, labels=config.labels, list_file=config.list_file)
-    return only_listed(LAYOUTS[config.reader](root, config.split), Root(root), config.list_file)
+    return only_listed(LAYOUTS[config.reader](root, config.split), root, config.list_file)
 
 
 def _synthetic(config: SplitConfig, seed: int, key: str) -> pa.Table:
