@@ -1,41 +1,74 @@
-"""Checkpoints: a directory with the architecture (JSON), the weights (safetensors) and the optimizer's state.
+"""Checkpoints: a directory with the architecture (JSON), the weights (safetensors) and the optimizers' state.
 
-Nothing in them is code: they are read without unpickling anything but tensors.
+Nothing in them is code: they are read without unpickling anything but tensors. Loading a model needs no Ray.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
-from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from halo_ray.models.build import rebuild_model
+from halo_ray.errors import InputError, one_line
+from halo_ray.models.build import MODEL_FILE, WEIGHTS_FILE, rebuild_model
 from halo_ray.models.segmenter import Segmenter
 from halo_ray.storage import Storage
 
-_MODEL, _WEIGHTS, _OPTIMIZER = "model.json", "model.safetensors", "optimizer.pt"
+_OPTIMIZER, _STATE = "optimizer.pt", "training.json"
 
 
 def write_checkpoint(
-    directory: Path, description: dict[str, Any], model: Segmenter, optimizer: torch.optim.Optimizer
+    storage: Storage,
+    name: str,
+    description: dict[str, Any],
+    model: Segmenter,
+    optimizer: dict[str, Any],
+    state: dict[str, Any],
 ) -> None:
-    """Writes a checkpoint to a local directory; ``description`` as given by describe_model."""
+    """Writes a checkpoint to the directory ``name``.
+
+    Args:
+        description: as given by describe_model; what else it holds (class names, input size) is kept too.
+        optimizer: state of the optimizers.
+        state: JSON-able, where training stands; written last, so that a checkpoint that has one is whole.
+    """
+    storage.clear(name)
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    (directory / _MODEL).write_text(json.dumps(description))
-    (directory / _WEIGHTS).write_bytes(save(weights))
-    torch.save(optimizer.state_dict(), directory / _OPTIMIZER)
+    buffer = io.BytesIO()
+    torch.save(optimizer, buffer)
+    storage.write_json(f"{name}/{MODEL_FILE}", description)
+    storage.write(f"{name}/{WEIGHTS_FILE}", save(weights))
+    storage.write(f"{name}/{_OPTIMIZER}", buffer.getvalue())
+    storage.write_json(f"{name}/{_STATE}", state)
 
 
 def load_model(storage: Storage, name: str) -> Segmenter:
-    """The model of the checkpoint directory ``name``, in evaluation mode on the CPU."""
-    model = rebuild_model(json.loads(storage.read(f"{name}/{_MODEL}")))
-    model.load_state_dict(load(storage.read(f"{name}/{_WEIGHTS}")))
+    """The model of the checkpoint directory ``name``, in evaluation mode on the CPU, in the dtype of its weights.
+
+    Raises:
+        InputError: there is no whole checkpoint.
+    """
+    try:
+        description = load_description(storage, name)
+        model, weights = rebuild_model(description), load(storage.read(f"{name}/{WEIGHTS_FILE}"))
+        model.to(weights["head.classifier.weight" if model.curvature == 0 else "head.classifier.normals"].dtype)
+        model.load_state_dict(weights)
+    except (OSError, KeyError, TypeError, SafetensorError, RuntimeError) as error:
+        raise InputError(
+            f"checkpoint {storage.uri}/{name} cannot be loaded ({one_line(error)}): name a directory with {MODEL_FILE} "
+            f"and {WEIGHTS_FILE} that belong together"
+        ) from error
     return model.eval()
+
+
+def load_description(storage: Storage, name: str) -> dict[str, Any]:
+    """What describes the model of a checkpoint."""
+    description: dict[str, Any] = storage.read_json(f"{name}/{MODEL_FILE}")
+    return description
 
 
 def load_optimizer_state(storage: Storage, name: str) -> dict[str, Any]:
@@ -44,6 +77,14 @@ def load_optimizer_state(storage: Storage, name: str) -> dict[str, Any]:
     return state
 
 
+def load_state(storage: Storage, name: str) -> dict[str, Any] | None:
+    """Where training stood; None where there is no whole checkpoint."""
+    if not storage.exists(f"{name}/{_STATE}"):
+        return None
+    state: dict[str, Any] = storage.read_json(f"{name}/{_STATE}")
+    return state
+
+
 def weights_checksum(storage: Storage, name: str) -> str:
     """Names the model in the ledger: the first half of the SHA-256 of its weights file."""
-    return hashlib.sha256(storage.read(f"{name}/{_WEIGHTS}")).hexdigest()[:32]
+    return hashlib.sha256(storage.read(f"{name}/{WEIGHTS_FILE}")).hexdigest()[:32]

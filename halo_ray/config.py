@@ -18,9 +18,10 @@ from halo_ray.acquisition.scores import acquisition
 from halo_ray.data.manifest import DataConfig
 from halo_ray.errors import InputError, one_line
 from halo_ray.models.build import ModelConfig
+from halo_ray.quality import EvaluationConfig
 from halo_ray.runtime import ExecutionConfig
 from halo_ray.suggest import nearest
-from halo_ray.training import TrainingConfig
+from halo_ray.training.config import TrainingConfig
 
 _PARSER_KEYS = ("help", "config", "preset", "print_config")
 
@@ -43,6 +44,8 @@ class Config:
     """Which pixels are bought"""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """Training"""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """Evaluation"""
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     """Machines and processes; may change when a run is resumed"""
 
@@ -53,10 +56,18 @@ class Config:
             raise InputError("output_dir is empty: name a directory")
         for name in self.execution.compare_functions:
             acquisition(name, "execution.compare_functions")
-        if self.data.source.reader == "none" and self.training.control:
+        self.training.steps_of_rounds(self.acquisition.rounds)
+        if self.training.cache_features and not self.model.frozen_backbone:
+            raise InputError("training.cache_features needs a backbone that never changes: set model.frozen_backbone")
+        if self.data.source.reader == "none" and self.training.trains_twin:
             raise InputError(
                 "training.control trains a twin on the source alone, but data.source.reader is none: set it to false"
             )
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds buy labels."""
+        return self.acquisition.rounds if self.training.buys else 0
 
     @property
     def needs_class_statistics(self) -> bool:

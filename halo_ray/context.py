@@ -36,7 +36,7 @@ from halo_ray.models.build import ModelConfig, located
 from halo_ray.pipeline import inspect_splits
 from halo_ray.runtime import check_shared, ray_session, training_workers
 from halo_ray.storage import Stages, Storage, round_directory
-from halo_ray.training import check_workers
+from halo_ray.training.config import check_workers
 
 _CONFIG, _PLAN, _CLASSES = "config.yaml", "plan.json", "classes.json"
 
@@ -110,20 +110,21 @@ def open_experiment(config: Config) -> Iterator[Context]:
         check_workers(config.training, training_workers(config.execution, *batches))
         check_shared(storage)
         plan = planned
-        if len(planned) < config.acquisition.rounds:
+        if len(planned) < config.rounds:
             pool = sizes(splits.pool)
             plan = plan_budget(config.acquisition, pool, planned)
             _say_what_is_too_much(plan, room(config.acquisition, pool))
         never = pool_mask(config.acquisition.never, config.data_root, splits.pool)
         context = Context(config, storage, splits, classes, plan, never, model)
-        context.sequences(1)  # every id must name one
+        if plan:
+            context.sequences(1)  # every id must name one
         if not begun:
             known = known_labels(config.data, config.data_root, splits.pool)
             save_splits(splits, storage)
             save_inspection(inspection, storage)
             import_known(known, classes, storage, config.execution.block_images)
             storage.write_json(_CLASSES, _as_json(classes))
-        if plan != planned:
+        if plan != planned or not begun:
             rounds = [asdict(round_plan) for round_plan in plan]
             storage.write_json(_PLAN, {"budget": config.acquisition.budget, "rounds": rounds})
         text = config_to_yaml(config).encode()
@@ -143,7 +144,7 @@ def finished_rounds(config: Config) -> int | None:
         return None
     planned = _planned_rounds(storage, config)
     done = Stages(storage).done(report_stage(len(planned)))
-    return len(planned) if done and len(planned) == config.acquisition.rounds else None
+    return len(planned) if done and len(planned) == config.rounds else None
 
 
 def report_stage(rounds: int) -> str:
@@ -176,13 +177,13 @@ def _planned_rounds(storage: Storage, config: Config) -> list[RoundPlan]:
     plan = storage.read_json(_PLAN)
     planned = [RoundPlan(**entry) for entry in plan["rounds"]]
     # The plan says what the experiment may spend; a run killed while it was extended leaves config.yaml behind it.
-    spend = {"acquisition.rounds": len(planned), "acquisition.budget": plan["budget"]}
+    spend = {"acquisition.rounds": len(planned), "acquisition.budget": plan["budget"]} if config.rounds else {}
     before, now = identity(stored) | spend, identity(config)
     different = sorted(key for key in now if now[key] != before[key])
-    if config.acquisition.rounds > len(planned) and Stages(storage).done(f"{round_directory(len(planned))}/record"):
+    if config.rounds > len(planned) and Stages(storage).done(f"{round_directory(len(planned))}/record"):
         if config.acquisition.budget <= plan["budget"]:
             raise InputError(
-                f"acquisition.rounds asks for {config.acquisition.rounds - len(planned)} more rounds of a finished "
+                f"acquisition.rounds asks for {config.rounds - len(planned)} more rounds of a finished "
                 f"experiment, whose budget is spent: raise acquisition.budget above {plan['budget']} too"
             )
         different = [key for key in different if key not in spend]

@@ -19,6 +19,14 @@ TASKS_AT_ONCE = 32
 """Counting tasks that may be under way, so that their answers never pile up."""
 
 
+class Places(NamedTuple):
+    """Where the vectors of an image's embedding lie in the ball."""
+
+    at_rim: int
+    at_origin: int
+    total: int
+
+
 class Report(NamedTuple):
     """What the scoring of an image found, for one acquisition function."""
 
@@ -53,11 +61,17 @@ class Coordinator:
         self._bounds = {name: RunningBound(regions, sequences) for name in functions}
         self._started: tuple[float, int] | None = None
         self._latest = 0.0
+        self._places = np.zeros(3, np.int64)
         self._candidates = dict.fromkeys(functions, 0)
         self._pruned = dict.fromkeys(functions, 0)
 
-    def add(self, messages: Mapping[int, Mapping[str, Report]]) -> dict[str, float]:
+    def add(
+        self, messages: Mapping[int, Mapping[str, Report]], places: Mapping[int, Places] | None = None
+    ) -> dict[str, float]:
         """Takes what was found in images, by row and function; a repeated image counts once.
+
+        Args:
+            places: of the embedding of each image, by row.
 
         Returns:
             The bounds that now hold, as bounds().
@@ -66,6 +80,7 @@ class Coordinator:
             if self._seen[row]:
                 continue
             self._seen[row] = True
+            self._places += (places or {}).get(row, (0, 0, 0))
             for name, report in functions.items():
                 self._bounds[name].add(row, report.histogram)
                 self._candidates[name] += int(report.histogram.counts.sum())
@@ -88,6 +103,11 @@ class Coordinator:
         if self._started is None or self._latest == self._started[0]:
             return None
         return (self.images() - self._started[1]) / (self._latest - self._started[0])
+
+    def shares(self) -> tuple[float, float]:
+        """Shares of the embedding of all images that lie at the rim and at the origin of the ball."""
+        rim, origin, total = self._places.tolist()
+        return rim / max(total, 1), origin / max(total, 1)
 
     def audit(self) -> dict[str, dict[str, Any]]:
         """Of each function: images that reported, candidates that they had, the most that the bound kept away."""

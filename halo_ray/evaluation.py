@@ -1,70 +1,29 @@
-"""Segmentation quality: confusion matrices of single images, summed exactly, and what follows from them."""
+"""The quality of a model on the validation split, over a pool of actors."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import torch
 
 from halo_ray.checkpoint import load_model
 from halo_ray.context import Context
-from halo_ray.data.classes import IGNORE
 from halo_ray.data.decoding import DecodeImages, Pixels, pixels
-from halo_ray.models.sampling import upsample
+from halo_ray.data.features import Features, network_input
+from halo_ray.features import stored_features
 from halo_ray.models.segmenter import Segmenter
 from halo_ray.pipeline import arrow_batches, compute_on_actors
+from halo_ray.prediction import Inputs, predict, with_mirror_image
 from halo_ray.progress import progress
-from halo_ray.scoring import SCORING_THREADS
+from halo_ray.quality import Counts, confusion_matrix, quality
+from halo_ray.runtime import SCORING_THREADS
 from halo_ray.storage import Storage
-
-Counts = npt.NDArray[np.int64]
 
 CONFUSIONS = pa.schema([("image_id", pa.string()), ("confusions", pa.list_(pa.int64()))])
 """Per image, the confusion matrices of all models one after another, row by row."""
-
-
-def confusion_matrix(label: npt.NDArray[np.uint8], guess: npt.NDArray[np.uint8], classes: int) -> Counts:
-    """(C, C) pixel counts, rows by label and columns by guess; IGNORE pixels are left out."""
-    seen = label != IGNORE
-    joint = label[seen].astype(np.int64) * classes + guess[seen]
-    return np.bincount(joint, minlength=classes**2).reshape(classes, classes)
-
-
-@dataclass(frozen=True)
-class Quality:
-    """What a confusion matrix says."""
-
-    miou: float
-    """Mean IoU over the classes that are labelled or guessed anywhere, in [0, 1]."""
-    iou: list[float | None]
-    """IoU of each class; None where it is neither labelled nor guessed."""
-    accuracy: float
-    """Share of the labelled pixels that are right."""
-    miou_star: float | None
-    """The mean over some classes only; None where none are named."""
-
-
-def quality(confusion: Counts, star: Sequence[int] = ()) -> Quality:
-    """Intersection over union and accuracy of a confusion matrix (C, C).
-
-    Args:
-        star: classes over which mIoU* is the mean (SYNTHIA: 13 of 16).
-    """
-    right = np.diag(confusion).astype(float)
-    union = confusion.sum(0) + confusion.sum(1) - right
-    iou = [float(r / u) if u else None for r, u in zip(right, union, strict=True)]
-    accuracy = float(right.sum() / max(confusion.sum(), 1))
-    return Quality(_mean(iou), iou, accuracy, _mean([iou[place] for place in star]) if star else None)
-
-
-def _mean(iou: list[float | None]) -> float:
-    known = [value for value in iou if value is not None]
-    return float(np.mean(known)) if known else 0.0
 
 
 @dataclass(frozen=True)
@@ -75,6 +34,8 @@ class EvaluationJob:
     checkpoints: list[str]
     input_size: tuple[int, int]
     classes: int
+    flip: bool
+    features: Features | None
 
 
 class Evaluator:
@@ -91,30 +52,37 @@ class Evaluator:
         rows = []
         for row in batch.to_pylist():
             size = (row["height"], row["width"])
-            image = torch.from_numpy(pixels(row["image"], *self._job.input_size, 3))[None].to(self._device)
-            label = pixels(row["label"], *size)
-            matrices = [self._confusion(model, image, label) for model in self._models]
+            label, inputs = pixels(row["label"], *size), self._inputs(row["image"])
+            matrices = [self._confusion(model, inputs, label) for model in self._models]
             rows.append({"image_id": row["image_id"], "confusions": np.concatenate(matrices, axis=None)})
         return pa.Table.from_pylist(rows, schema=CONFUSIONS)
 
-    def _confusion(self, model: Segmenter, image: torch.Tensor, label: Pixels) -> Counts:
-        with torch.inference_mode():
-            guess = upsample(model(image).logits, (label.shape[0], label.shape[1])).argmax(1)[0]
-        return confusion_matrix(label, guess.to(torch.uint8).cpu().numpy(), self._job.classes)
+    def _inputs(self, data: bytes) -> list[Inputs]:
+        """What the models are shown of an image: itself, and with flip averaging its mirror image."""
+        job = self._job
+        if job.features is None:
+            return with_mirror_image(network_input([data], job.input_size, None, self._device), flip=job.flip)
+        half = len(data) // (1 + job.flip)
+        files = [data[start : start + half] for start in range(0, len(data), half)]
+        return [network_input([file], job.input_size, job.features, self._device) for file in files]
+
+    def _confusion(self, model: Segmenter, inputs: list[Inputs], label: Pixels) -> Counts:
+        guess = predict(model, inputs, (label.shape[0], label.shape[1]))
+        return confusion_matrix(label, guess, self._job.classes)
 
 
 def evaluate(context: Context, label: str, *checkpoints: str) -> list[dict[str, Any]]:
-    """Quality of each checkpoint on the validation split, JSON-able: miou, miou_star, iou by class name, accuracy.
+    """Quality of each checkpoint on the validation split, JSON-able: as Quality, by class name where it is of classes.
 
     All models see an image when it is decoded, so that a second one costs neither another pass nor other actors.
     """
     names = context.classes.classes
-    table = context.splits.validation
+    table, flip, features = context.splits.validation, context.config.evaluation.flip, stored_features(context)
     results = compute_on_actors(
         table,
-        DecodeImages(context.input_size, context.classes),
+        DecodeImages(context.input_size, context.classes, features=features, split="validation", mirrored=flip),
         Evaluator,
-        {"job": EvaluationJob(context.storage.uri, list(checkpoints), context.input_size, len(names))},
+        {"job": EvaluationJob(context.storage.uri, list(checkpoints), context.input_size, len(names), flip, features)},
         context.config.execution,
     )
     total = np.zeros((len(checkpoints), len(names), len(names)), np.int64)
@@ -127,6 +95,12 @@ def evaluate(context: Context, label: str, *checkpoints: str) -> list[dict[str, 
     star = [names.index(name) for name in context.classes.miou_star]
     found = [quality(confusion, star) for confusion in total]
     return [
-        {"miou": q.miou, "miou_star": q.miou_star, "iou": dict(zip(names, q.iou, strict=True)), "accuracy": q.accuracy}
+        {
+            "miou": q.miou,
+            "miou_star": q.miou_star,
+            "iou": dict(zip(names, q.iou, strict=True)),
+            "accuracy": q.accuracy,
+            "class_accuracy": dict(zip(names, q.class_accuracy, strict=True)),
+        }
         for q in found
     ]

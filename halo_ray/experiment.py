@@ -8,12 +8,13 @@ from halo_ray.annotations.annotate import annotate
 from halo_ray.config import Config
 from halo_ray.context import open_experiment, report_stage
 from halo_ray.evaluation import evaluate
+from halo_ray.features import compute_features
 from halo_ray.report import write_overview
 from halo_ray.results import read_metrics, record, round_line
 from halo_ray.scoring import score_pool
 from halo_ray.selection import select_regions
 from halo_ray.storage import Stages, round_directory
-from halo_ray.training import train
+from halo_ray.training.stage import train
 
 
 def run_experiment(config: Config) -> list[dict[str, Any]]:
@@ -26,31 +27,41 @@ def run_experiment(config: Config) -> list[dict[str, Any]]:
         InputError: something in the configuration, the data or the machine must be mended first.
     """
     with open_experiment(config) as context:
-        stages = Stages(context.storage)
+        stages, training = Stages(context.storage), config.training
         stage = stages.run
-        seed = context.round_seed(0)
-        model = stage("pretrain", train, context, "pretrain/checkpoint", start=None, seed=seed)["checkpoint"]
-        twin = model
-        quality = stage("rounds/000/evaluate", evaluate, context, "round 0", model)
-        metrics = stage("rounds/000/record", record, context, stages, 0, *quality)
-        print(round_line(metrics, 0), flush=True)
+
+        def judge(number: int, regions: int, *models: str) -> None:
+            at = round_directory(number)
+            quality = stage(f"{at}/evaluate", evaluate, context, f"round {number}", *models)
+            metrics = stage(f"{at}/record", record, context, stages, number, models[0], *quality)
+            print(round_line(metrics, regions), flush=True)
+
+        if training.cache_features:
+            stage("features", compute_features, context)
+        pretrained = stage("pretrain", train, context, "pretrain/checkpoint", start=None)["checkpoint"]
+        model = twin = pretrained
+        judge(0, 0, model)
 
         for number in range(1, len(context.plan) + 1):
-            # Each round's source images are a sequence of their own; the twin without labels sees the same.
-            at, seed = round_directory(number), context.round_seed(number)
+            at = round_directory(number)
             scored = stage(f"{at}/score", score_pool, context, number, model)
             chosen = stage(f"{at}/select", select_regions, context, number, **scored)
             stage(f"{at}/annotate", annotate, context, number, chosen["selection"], chosen["candidates"], model)
-            trained = stage(f"{at}/train", train, context, f"{at}/checkpoint", start=model, labelled=number, seed=seed)
-            model = trained["checkpoint"]
+            if training.between_rounds == "restart":
+                model = twin = pretrained
+            how = {"start": model, "number": number, "labels": "bought"}
+            model = stage(f"{at}/train", train, context, f"{at}/checkpoint", **how)["checkpoint"]
             models = [model]
-            if config.training.control:
-                trained = stage(f"{at}/control", train, context, f"{at}/control", start=twin, seed=seed)
-                twin = trained["checkpoint"]
+            if training.trains_twin:
+                how = {"start": twin, "number": number, "labels": "none"}
+                twin = stage(f"{at}/control", train, context, f"{at}/control", **how)["checkpoint"]
                 models.append(twin)
-            quality = stage(f"{at}/evaluate", evaluate, context, f"round {number}", *models)
-            metrics = stage(f"{at}/record", record, context, stages, number, *quality)
-            print(round_line(metrics, chosen["regions"]), flush=True)
+            judge(number, chosen["regions"], *models)
+
+        if training.protocol == "fully_supervised":
+            how = {"start": model, "number": 1, "labels": "all"}
+            model = stage("rounds/001/train", train, context, "rounds/001/checkpoint", **how)["checkpoint"]
+            judge(1, 0, model)
         rows = read_metrics(context.storage)
         stage(report_stage(len(context.plan)), write_overview, context, rows)
         return rows

@@ -27,7 +27,9 @@ def write_overview(context: Context, rows: list[dict[str, Any]]) -> str:
     figure = Figure(figsize=(12, 7), layout="constrained")
     grid = figure.add_gridspec(2, IMAGES, height_ratios=(5, 4))
     _quality(figure.add_subplot(grid[0, 0]), rows)
-    ledger = Ledger(context.storage).read(len(rows), ["image_id", "round", "region_y", "region_x", "guess", "label"], 1)
+    ledger = Ledger(context.storage).read(
+        len(context.plan) + 1, ["image_id", "round", "region_y", "region_x", "guess", "label"], 1
+    )
     _classes(figure.add_subplot(grid[0, 1:]), context, ledger["label"].to_numpy())
     picks = ledger.group_by(["image_id", "round", "region_y", "region_x", "guess"]).aggregate([])
     counts = sorted(pc.value_counts(picks["image_id"]).to_pylist(), key=lambda c: (-c["counts"], c["values"]))

@@ -7,27 +7,42 @@ from typing import Any
 
 from halo_ray.annotations.ledger import Ledger
 from halo_ray.context import Context
+from halo_ray.event_files import EventFiles
 from halo_ray.storage import Stages, Storage, round_directory
 
-STAGES = ("pretrain", "score", "select", "annotate", "train", "control", "evaluate")
+STAGES = ("features", "pretrain", "score", "select", "annotate", "train", "control", "evaluate")
 _METRICS = "metrics.jsonl"
+
+CHECKPOINTS = "checkpoints.json"
+"""Names the checkpoints with the best and with the last model."""
 
 
 def record(
-    context: Context, stages: Stages, number: int, quality: dict[str, Any], control: dict[str, Any] | None = None
+    context: Context,
+    stages: Stages,
+    number: int,
+    checkpoint: str,
+    quality: dict[str, Any],
+    control: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Writes what stands after round ``number`` to its metrics.json, and all rounds so far to metrics.jsonl.
 
+    checkpoints.json names the best and the last of all rounds so far.
+
     Args:
+        checkpoint: of the model.
         quality, control: as evaluate gives them, of the model and of its twin without labels.
     """
     storage, directory = context.storage, round_directory(number)
-    asked = Ledger(storage).asked_regions(number + 1, first=1)
-    pixels = Ledger(storage).read(number + 1, ["label"], first=1).num_rows
+    bought = min(number, len(context.plan))
+    asked = Ledger(storage).asked_regions(bought + 1, first=1)
+    pixels = Ledger(storage).read(bought + 1, ["label"], first=1).num_rows
+    if number > bought:  # full supervision
+        pixels = context.splits.pool_pixels
     seconds = {
         stage: stages.seconds(name)
         for stage in STAGES
-        for name in (f"{directory}/{stage}", *(["pretrain"] if stage == "pretrain" and number == 0 else []))
+        for name in (f"{directory}/{stage}", *([stage] if stage in ("features", "pretrain") and number == 0 else []))
         if stages.done(name)
     }
     metrics = {
@@ -36,17 +51,33 @@ def record(
         "pixels": pixels,
         "regions": sum(len(ys) for ys, _ in asked.values()),
         "images_touched": len(asked),
+        "checkpoint": checkpoint,
         "miou": quality["miou"],
         "miou_star": quality["miou_star"],
         "iou": quality["iou"],
         "accuracy": quality["accuracy"],
+        "class_accuracy": quality["class_accuracy"],
         "control_miou": None if control is None else control["miou"],
         "seconds": seconds,
     }
     storage.write_json(f"{directory}/metrics.json", metrics)
     rows = [storage.read_json(f"{round_directory(n)}/metrics.json") for n in range(number + 1)]
     storage.write(_METRICS, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    named = {"best": max(rows, key=lambda row: row["miou"]), "last": rows[-1]}
+    storage.write_json(
+        CHECKPOINTS, {name: {key: row[key] for key in ("checkpoint", "round", "miou")} for name, row in named.items()}
+    )
+    files = EventFiles(storage, "evaluation")
+    files.scalars(number, _scalars(quality, "") | (_scalars(control, "control/") if control else {}))
+    files.close()
     return metrics
+
+
+def _scalars(quality: dict[str, Any], prefix: str) -> dict[str, float]:
+    """The numbers of an evaluation by the names that TensorBoard shows."""
+    named = {key: quality[key] for key in ("miou", "miou_star", "accuracy")}
+    named |= {f"iou/{name}": value for name, value in quality["iou"].items()}
+    return {prefix + name: value for name, value in named.items() if value is not None}
 
 
 def read_metrics(storage: Storage) -> list[dict[str, Any]]:

@@ -30,6 +30,9 @@ NAMESPACE = "halo_ray"
 CONNECT_SECONDS = 10
 REST_SECONDS = 0.01
 
+SCORING_THREADS = 1
+"""Torch threads of an inference actor: fixed, because their number changes the last bits of a score."""
+
 STREAM_THREAD = "iter_threaded"
 """Name of the threads in which Ray Data's batch iterators compute."""
 
@@ -42,8 +45,9 @@ class ExecutionConfig:
     """auto: GPUs where the cluster has any."""
     ray_address: str | None = None
     """Address of a running Ray cluster; null: the job's own (RAY_ADDRESS), else a private one on this machine."""
-    num_workers: int | None = None
-    """Training processes; 0 trains in the driver's own (no start-up); null: one per GPU, 0 without GPUs."""
+    num_workers: int | tuple[int, int] | None = None
+    """Training processes, or [fewest, most] of them for a cluster that grows and shrinks; 0 trains in the driver's own
+    (no start-up); null: one per GPU, 0 without GPUs."""
     cpus_per_worker: float = 0.5
     """CPUs that Ray reserves for a training process; loading data needs some beside."""
     min_actors: int = 1
@@ -58,6 +62,14 @@ class ExecutionConfig:
     """Images sent to an inference actor at once; it computes them one by one."""
     block_images: int = 8
     """Images in a block of a Ray Data stream."""
+    checkpoint_steps: int = 500
+    """Training steps after which a stage's state is stored, from which a killed run goes on; 0: at its end only."""
+    max_failures: int = 3
+    """How often training is begun again, from its last checkpoint, after a worker or Ray Train's controller died."""
+    log_steps: int = 20
+    """Training steps between two entries in TensorBoard and on the metrics endpoint."""
+    warn_share: float = 0.5
+    """Warn before labels are spent where more of the embedding lies at the rim of the ball, or at its origin."""
     save_maps: Literal["none", "picked", "all"] = "none"
     """Keep radius, entropy and score maps (float16, .npz): of no image, of those with picks, or of all."""
     compare_functions: tuple[str, ...] = ()
@@ -73,7 +85,16 @@ class ExecutionConfig:
         for key in ("cpus_per_worker", "cpus_per_actor"):
             if not 0 < getattr(self, key) < math.inf:
                 raise InputError(f"execution.{key} is {getattr(self, key)}: it must be above 0")
-        if self.num_workers is not None and self.num_workers < 0:
+        for key in ("checkpoint_steps", "max_failures"):
+            if getattr(self, key) < 0:
+                raise InputError(f"execution.{key} is {getattr(self, key)}: it must be 0 or more")
+        if self.log_steps < 1:
+            raise InputError(f"execution.log_steps is {self.log_steps}: it must be at least 1")
+        if isinstance(self.num_workers, tuple) and not 1 <= self.num_workers[0] <= self.num_workers[1]:
+            raise InputError(
+                f"execution.num_workers is {list(self.num_workers)}: a range begins with 1 or more and does not fall"
+            )
+        if isinstance(self.num_workers, int) and self.num_workers < 0:
             raise InputError(f"execution.num_workers is {self.num_workers}: it must be 0 or more")
         if self.min_actors > self.max_actors:
             raise InputError(
@@ -107,12 +128,7 @@ def ray_session(config: ExecutionConfig) -> Iterator[None]:
             raise InputError("execution.device is cuda, but the Ray cluster has no GPU: use auto or cpu, or add one")
         if _address(config) is None:
             _check_cpus(config)  # a cluster that is joined may still grow
-        context = ray.data.DataContext.get_current()
-        # Order is part of the result (rows of a training schedule), bars are our own.
-        context.execution_options.preserve_order = True
-        context.enable_progress_bars = False
-        context.raise_original_map_exception = True
-        context.custom_execution_callback_classes = [RestBetweenSteps]
+        prepare_streams()
         yield
     except BaseException as error:
         _end_streams(error)
@@ -120,6 +136,16 @@ def ray_session(config: ExecutionConfig) -> Iterator[None]:
     finally:
         if own:
             ray.shutdown()
+
+
+def prepare_streams() -> None:
+    """Settings of Ray Data in this process."""
+    context = ray.data.DataContext.get_current()
+    # Order is part of the result (rows of a training schedule), bars are our own.
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    context.raise_original_map_exception = True
+    context.custom_execution_callback_classes = [RestBetweenSteps]
 
 
 def uses_gpu(config: ExecutionConfig) -> bool:
@@ -159,8 +185,11 @@ def check_shared(storage: Storage) -> None:
         )
 
 
-def training_workers(config: ExecutionConfig, *batches: int) -> int:
-    """Training processes; 0 for the driver's own. Where none are asked for, as many GPUs as divide all ``batches``."""
+def training_workers(config: ExecutionConfig, *batches: int) -> int | tuple[int, int]:
+    """Training processes, or the fewest and most of them; 0 for the driver's own.
+
+    Where none are asked for, as many GPUs as divide all ``batches``.
+    """
     if config.num_workers is not None:
         return config.num_workers
     gpus = int(ray.cluster_resources().get("GPU", 0)) if uses_gpu(config) else 0
@@ -171,7 +200,8 @@ def _check_cpus(config: ExecutionConfig) -> None:
     """Raises InputError where processes would wait for ever for CPUs that this machine does not have."""
     cpus = ray.cluster_resources().get("CPU", 0)
     for number, each in (("num_workers", "cpus_per_worker"), ("min_actors", "cpus_per_actor")):
-        taken = (getattr(config, number) or 0) * getattr(config, each)
+        fewest = getattr(config, number) or 0
+        taken = (fewest[0] if isinstance(fewest, tuple) else fewest) * getattr(config, each)
         if taken + 1 > cpus:
             raise InputError(
                 f"execution.{number} times execution.{each} takes {taken:g} of {cpus:g} CPUs, but one must be left to "

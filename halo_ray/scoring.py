@@ -24,16 +24,17 @@ from halo_ray.annotations.ledger import Ledger
 from halo_ray.candidates import CANDIDATES
 from halo_ray.checkpoint import load_model
 from halo_ray.context import Context
-from halo_ray.coordinator import Coordinator, Report
-from halo_ray.data.decoding import DecodeImages, pixels
+from halo_ray.coordinator import Coordinator, Places, Report
+from halo_ray.data.decoding import DecodeImages
+from halo_ray.data.features import Features, network_input
 from halo_ray.errors import BadRecordError, InputError
+from halo_ray.features import stored_features
+from halo_ray.geometry_health import extremes, radii, warning
 from halo_ray.pipeline import compute_on_actors
 from halo_ray.progress import progress
+from halo_ray.runtime import SCORING_THREADS
 from halo_ray.selection import coordinator, map_name
 from halo_ray.storage import Storage, round_directory, safe_name
-
-SCORING_THREADS = 1
-"""Torch threads of a scoring actor: fixed, because their number changes the last bits of a score."""
 
 FILE_BYTES = 4 * 2**20
 """Least size of a file of candidates in memory, so that a large pool does not leave a file for every few images."""
@@ -58,6 +59,8 @@ class ScoringJob:
     seed: int
     never: npt.NDArray[np.bool_] | None
     """(H, W): where nothing is ever picked."""
+    features: Features | None
+    """Stored features of the images, which come instead of them."""
     maps: str | None
     """Directory of the storage for the maps of every image; None: they are not kept."""
     problems: str
@@ -78,13 +81,14 @@ class Scorer:
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Candidates (CANDIDATES) of decoded pool images with the regions asked before (asked_y, asked_x)."""
         tables, reports = [], {}
+        self._places: dict[int, Places] = {}
         for row in batch.to_pylist():
             found = self._find(row)
             if found is None:
                 continue
             tables += [(name, _table(row, name, own)) for name, own in found.items()]
             reports[row["row"]] = {name: self._report(row, name, own) for name, own in found.items()}
-        now = ray.get(self._coordinator.add.remote(reports))
+        now = ray.get(self._coordinator.add.remote(reports, {row: self._places[row] for row in reports}))
         # A coordinator that was restarted knows less than it once did; what it said then still holds.
         self._bounds = {name: max(bound, now[name]) for name, bound in self._bounds.items()}
         kept = [
@@ -125,10 +129,13 @@ class Scorer:
             image_limit(job.acquisition, size, job.plan, job.pool_pixels),
             taken_places(size, *asked, job.acquisition, self._never),
         )
-        pixels_ = torch.from_numpy(pixels(row["image"], *job.input_size, 3))[None]
+        inputs = network_input([row["image"]], job.input_size, job.features, self._device)
         with torch.inference_mode():
+            said = self._model(inputs)
+            r = radii(said.embedding, self._model.curvature)
+            self._places[row["row"]] = Places(*extremes(r, self._model.curvature, said.embedding.dtype), r.numel())
             found, maps = find_candidates(
-                self._model(pixels_.to(self._device)),
+                said,
                 image,
                 job.acquisition,
                 curvature=self._model.curvature,
@@ -178,7 +185,7 @@ def score_pool(context: Context, number: int, checkpoint: str) -> dict[str, Any]
     for name in ("candidates", "problems"):
         storage.clear(f"{at}/{name}")
     storage.filesystem.create_dir(storage.path(directory), recursive=True)
-    functions = scored_functions(context)
+    functions, features = scored_functions(context), stored_features(context)
     job = ScoringJob(
         storage_uri=storage.uri,
         checkpoint=checkpoint,
@@ -189,13 +196,16 @@ def score_pool(context: Context, number: int, checkpoint: str) -> dict[str, Any]
         pool_pixels=context.splits.pool_pixels,
         seed=context.round_seed(number),
         never=context.never,
+        features=features,
         maps=None if config.execution.save_maps == "none" else f"{at}/maps",
         problems=f"{at}/problems/{attempt}",
     )
     with coordinator(context, number, functions) as actor:
         candidates = compute_on_actors(
             _with_asked_regions(pool, Ledger(storage), number),
-            DecodeImages(context.input_size, keep_bad=config.data.on_bad_record == "skip"),
+            DecodeImages(
+                context.input_size, keep_bad=config.data.on_bad_record == "skip", features=features, split="pool"
+            ),
             Scorer,
             {"job": job, "coordinator": actor},
             config.execution,
@@ -207,10 +217,16 @@ def score_pool(context: Context, number: int, checkpoint: str) -> dict[str, Any]
                 partition_cols=["function"],
                 min_bytes_per_file=FILE_BYTES,
             )
-        audit, speed = ray.get([actor.audit.remote(), actor.images_per_second.remote()])
+        told = actor.audit.remote(), actor.images_per_second.remote(), actor.shares.remote()
+        audit, speed, (rim, origin) = ray.get(list(told))
+    if said := warning(rim, origin, config.execution.warn_share):
+        print(f"round {number}: {said}", flush=True)
     return {
         "candidates": {name: f"{directory}/function={quote(name, safe='')}" for name in functions},
-        "audit": {name: {**seen, "images_per_second": speed} for name, seen in audit.items()},
+        "audit": {
+            name: {**seen, "images_per_second": speed, "at_rim": rim, "at_origin": origin}
+            for name, seen in audit.items()
+        },
         "problems": _problems(storage, job.problems, pool.num_rows, number),
     }
 

@@ -158,6 +158,11 @@ class Storage:
         found = self.filesystem.get_file_info(pafs.FileSelector(self.path(name), allow_not_found=True))
         return sorted(info.path for info in found if info.is_file and not info.path.endswith(_UNFINISHED))
 
+    def directories(self, name: str) -> list[str]:
+        """Names of the directories right under ``name``, sorted; none if it is not there."""
+        found = self.filesystem.get_file_info(pafs.FileSelector(self.path(name), allow_not_found=True))
+        return sorted(info.base_name for info in found if info.type == pafs.FileType.Directory)
+
     def clear(self, name: str) -> None:
         """Deletes the directory ``name`` and all it holds; nothing happens where it does not exist."""
         if self.exists(name):
@@ -175,13 +180,18 @@ class Stages:
 
     def run(self, name: str, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The JSON-able result of ``work(*args, **kwargs)``: committed now, or read where the stage is done."""
-        marker = f"stages/{name}.json"
         if self.done(name):
-            return self.storage.read_json(marker)["result"]
+            return self.result(name)
         start = time.monotonic()
         result = work(*args, **kwargs)
-        self.storage.write_json(marker, {"seconds": round(time.monotonic() - start, 3), "result": result})
+        self.storage.write_json(
+            f"stages/{name}.json", {"seconds": round(time.monotonic() - start, 3), "result": result}
+        )
         return result
+
+    def result(self, name: str) -> Any:
+        """What a stage that is done gave."""
+        return self.storage.read_json(f"stages/{name}.json")["result"]
 
     def seconds(self, name: str) -> float:
         """Wall-clock seconds that the stage took in the run that finished it."""

@@ -30,7 +30,7 @@ from halo_ray.data.schedule import SOURCE, TARGET, training_schedule
 from halo_ray.data.transforms import AugmentationConfig
 from halo_ray.pipeline import arrow_batches, stream
 from halo_ray.runtime import ExecutionConfig, ray_session
-from halo_ray.training import BLOCK_SAMPLES
+from halo_ray.training.loop import BLOCK_SAMPLES
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,7 @@ def _bucket(settings: DataBenchmark, split: SplitConfig, directory: Path, table:
 
 def _schedule(table: pa.Table, samples: int) -> pa.Table:
     nothing = table.slice(0, 0)
-    (schedule,) = training_schedule(table, nothing, steps=samples, source_batch=1, target_batch=0, workers=1, seed=0)
-    return schedule
+    return training_schedule(table, nothing, steps=samples, source_batch=1, target_batch=0, seed=0)
 
 
 def _loader(size: tuple[int, int], augment: AugmentationConfig) -> LoadSamples:

@@ -27,8 +27,9 @@ from halo_ray.data.readers import SplitConfig
 from halo_ray.data.synthetic import CLASSES
 from halo_ray.data.transforms import View
 from halo_ray.models.build import ModelConfig, build_model, describe_model
-from halo_ray.runtime import ExecutionConfig
-from halo_ray.scoring import SCORING_THREADS, score_pool
+from halo_ray.runtime import SCORING_THREADS, ExecutionConfig
+from halo_ray.scoring import score_pool
+from halo_ray.storage import Storage
 
 CHECKPOINT = "checkpoint"
 
@@ -101,11 +102,8 @@ def _prepare(settings: ScoringBenchmark, directory: Path) -> Config:
     )
     torch.manual_seed(0)
     network = build_model(model, len(CLASSES))
-    (directory / "experiment" / CHECKPOINT).mkdir(parents=True)
-    optimizer = torch.optim.SGD(network.parameters())
-    write_checkpoint(
-        directory / "experiment" / CHECKPOINT, describe_model(model, len(CLASSES), network), network, optimizer
-    )
+    storage = Storage(str(directory / "experiment"))
+    write_checkpoint(storage, CHECKPOINT, describe_model(model, len(CLASSES), network), network, {}, {})
     return config
 
 

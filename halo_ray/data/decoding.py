@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from halo_ray.data.classes import ClassSet
+from halo_ray.data.features import Features
 from halo_ray.data.images import File, decode_image, decode_label, read_ahead
 from halo_ray.data.transforms import View
 from halo_ray.errors import BadRecordError
@@ -22,14 +24,22 @@ class DecodeImages:
 
     Args:
         keep_bad: an image that cannot be read is null, and a column ``problem`` says why; else it is an error.
+        features: give the stored features of ``split`` instead of images, with ``mirrored`` those of the mirror image
+            behind them.
     """
 
     size: tuple[int, int]
     classes: ClassSet | None = None
     keep_bad: bool = False
+    features: Features | None = None
+    split: str = "pool"
+    mirrored: bool = False
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        found = [self._image(file) for file in read_ahead(batch["image_uri"].to_pylist())]
+        if self.features is None:
+            found = [self._image(file) for file in read_ahead(batch["image_uri"].to_pylist())]
+        else:
+            found = [(data, None) for data in self._stored(batch["image_id"].to_pylist(), self.features)]
         batch = batch.append_column("image", pa.array([image for image, _ in found], pa.large_binary()))
         if self.keep_bad:
             batch = batch.append_column("problem", pa.array([problem for _, problem in found], pa.string()))
@@ -37,6 +47,13 @@ class DecodeImages:
             labels = [label.tobytes() for label in self._labels(batch, self.classes)]
             batch = batch.append_column("label", pa.array(labels, pa.large_binary()))
         return batch
+
+    def _stored(self, image_ids: list[str], features: Features) -> Iterator[bytes]:
+        which = [False, True] if self.mirrored else [False]
+        repeated = [image_id for image_id in image_ids for _ in which]
+        files = read_ahead(features.uris(self.split, repeated, which * len(image_ids)))
+        for _ in image_ids:
+            yield b"".join(next(files).read() for _ in which)
 
     def _image(self, file: File) -> tuple[bytes | None, str | None]:
         """The resized image, or why there is none."""

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import torch
-from PIL import Image
 from torch import Tensor
 
-from halo_ray.data.classes import IGNORE, ClassSet
+from halo_ray.data.classes import ClassSet
 from halo_ray.data.decoding import Pixels, pixels
+from halo_ray.data.features import Features, network_input
 from halo_ray.data.images import File, decode_image, decode_label, read_ahead
 from halo_ray.data.schedule import SOURCE, TARGET
 from halo_ray.data.transforms import Augmentation, AugmentationConfig, Points, View
@@ -24,6 +24,7 @@ from halo_ray.data.transforms import Augmentation, AugmentationConfig, Points, V
 SAMPLES = pa.schema(
     [
         ("image_id", pa.string()),
+        ("domain", pa.string()),
         ("height", pa.int32()),
         ("width", pa.int32()),
         ("image", pa.large_binary()),
@@ -33,9 +34,11 @@ SAMPLES = pa.schema(
         ("point_label", pa.large_binary()),
     ]
 )
-"""height and width (H, W) are the network's input; uint8 (H, W, 3), uint8 (H, W), float32 (P,), float32 (P,), uint8
-(P,) as bytes.
-Source rows have dense labels and no points; pool rows the other way round."""
+"""height and width (H, W) are the network's input; uint8 (H, W, 3) or stored features, uint8 (H, W), float32 (P,),
+float32 (P,), uint8 (P,) as bytes. Source rows have dense labels and no points; pool rows the other way round, or also
+dense labels under full supervision."""
+
+NO_POINTS = Points(np.empty(0, np.float32), np.empty(0, np.float32), np.empty(0, np.uint8))
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class LoadSamples:
         sizes: (height, width) of the network's input by domain.
         labels: reference to the ledger's sparse labels (image_id, y, x, label lists) in the object store: shared by all
             tasks of a node, where a column of the schedule would repeat them for every use of an image.
+        dense_target: pool rows have the dense labels of their files too, and no points.
+        features: read these instead of images.
         show_pixels: a window shows the class that its row wants with more pixels than this.
     """
 
@@ -54,29 +59,36 @@ class LoadSamples:
     labels: ray.ObjectRef[pa.Table]
     seed: int
     augment: AugmentationConfig
+    dense_target: bool = False
+    features: Features | None = None
     show_pixels: int = 0
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         labels = ray.get(self.labels)
         rows = batch.to_pylist()
-        dense = [row["domain"] == SOURCE for row in rows]
-        uris = [(row["image_uri"], *([row["label_uri"]] if d else [])) for row, d in zip(rows, dense, strict=True)]
-        files = read_ahead(chain.from_iterable(uris))
+        dense = [row["domain"] == SOURCE or self.dense_target for row in rows]
+        files = read_ahead(chain.from_iterable(self._uris(row, d) for row, d in zip(rows, dense, strict=True)))
         samples = []
         for row, d in zip(rows, dense, strict=True):
-            image = decode_image(next(files))[0]
-            samples.append(self._source(row, image, next(files)) if d else self._target(row, image, labels))
+            image = next(files)
+            samples.append(self._labelled(row, image, next(files)) if d else self._target(row, image, labels))
         return pa.Table.from_pylist(samples, schema=SAMPLES)
 
-    def _source(self, row: dict[str, Any], image: Image.Image, label: File) -> dict[str, Any]:
-        draw, shape = self._draw(row), (image.height, image.width)
-        views = draw.views(shape, self.sizes[SOURCE])
+    def _uris(self, row: dict[str, Any], dense: bool) -> list[str]:
+        image = row["image_uri"]
+        if self.features is not None:
+            split = "source" if row["domain"] == SOURCE else "pool"
+            (image,) = self.features.uris(split, [row["image_id"]], [self._draw(row).flip])
+        return [image, row["label_uri"]] if dense else [image]
+
+    def _labelled(self, row: dict[str, Any], image: File, label: File) -> dict[str, Any]:
+        draw, size = self._draw(row), self.sizes[row["domain"]]
+        shape = (row["height"], row["width"])
+        views = draw.views(shape, size)
         # The whole label is resized before its ids are looked up, a window afterwards.
-        size = self.sizes[SOURCE] if draw.scale is None else shape
-        classes = decode_label(label, self.classes, row["label_format"], size)
+        classes = decode_label(label, self.classes, row["label_format"], size if draw.scale is None else shape)
         view, shown = self._showing(row["show_class"], ((view, view.label(classes)) for view in views))
-        nothing = Points(np.empty(0, np.float32), np.empty(0, np.float32), np.empty(0, np.uint8))
-        return self._sample(row, draw.image(view.image(image)), draw.label(shown), nothing)
+        return self._sample(row, self._pixels(draw, view, image), NO_POINTS, draw.label(shown).tobytes())
 
     def _showing(self, wanted: int, seen: Iterator[tuple[View, Pixels]]) -> tuple[View, Pixels]:
         """The first window that shows enough of a class, or the last that was tried."""
@@ -88,27 +100,33 @@ class LoadSamples:
             view, label = more
         return view, label
 
-    def _target(self, row: dict[str, Any], image: Image.Image, labels: pa.Table) -> dict[str, Any]:
+    def _target(self, row: dict[str, Any], image: File, labels: pa.Table) -> dict[str, Any]:
         draw = self._draw(row)
-        view = next(draw.views((image.height, image.width), self.sizes[TARGET]))
-        place = pc.index(labels["image_id"], row["image_id"]).as_py()
-        if place < 0:
-            raise KeyError(f"image {row['image_id']} is scheduled as a target, but the ledger holds no label of it")
-        y, x, label = (labels[name][place].values.to_numpy() for name in ("y", "x", "label"))
-        points = Points.from_pixels(y.astype(np.int64), x.astype(np.int64), label, (row["height"], row["width"]))
-        unlabelled = np.full(self.sizes[TARGET], IGNORE, np.uint8)
-        return self._sample(row, draw.image(view.image(image)), unlabelled, draw.points(view.points(points)))
+        view = next(draw.views((row["height"], row["width"]), self.sizes[TARGET]))
+        place, points = pc.index(labels["image_id"], row["image_id"]).as_py(), NO_POINTS
+        if place >= 0:  # negative learning also looks at images without a label
+            y, x, label = (labels[name][place].values.to_numpy() for name in ("y", "x", "label"))
+            points = Points.from_pixels(y.astype(np.int64), x.astype(np.int64), label, (row["height"], row["width"]))
+        return self._sample(row, self._pixels(draw, view, image), draw.points(view.points(points)), b"")
+
+    def _pixels(self, draw: Augmentation, view: View, image: File) -> bytes:
+        """What the network sees of an image; its stored features are those of the mirror image where it was drawn."""
+        if self.features is not None:
+            return image.read()
+        return draw.image(view.image(decode_image(image)[0])).tobytes()
 
     def _draw(self, row: dict[str, Any]) -> Augmentation:
         return Augmentation.draw(self.seed, row["row"], self.augment)
 
-    def _sample(self, row: dict[str, Any], image: Image.Image, label: Pixels, points: Points) -> dict[str, Any]:
+    def _sample(self, row: dict[str, Any], image: bytes, points: Points, label: bytes) -> dict[str, Any]:
+        height, width = self.sizes[row["domain"]]
         return {
             "image_id": row["image_id"],
-            "height": image.height,
-            "width": image.width,
-            "image": image.tobytes(),
-            "label": label.tobytes(),
+            "domain": row["domain"],
+            "height": height,
+            "width": width,
+            "image": image,
+            "label": label,
             "point_y": points.y.tobytes(),
             "point_x": points.x.tobytes(),
             "point_label": points.label.tobytes(),
@@ -125,25 +143,37 @@ class PointTensors(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """Samples of one size on the device."""
+    """Samples of one size on the device, those of the source first."""
 
-    images: Tensor
-    """uint8 (N, H, W, 3)."""
+    images: Tensor | list[Tensor]
+    """uint8 (N, H, W, 3), or feature maps (N, C, h, w)."""
     labels: Tensor
-    """uint8 (N, H, W)."""
+    """uint8 (M, H, W) of the first M images: those of the source, or all."""
     points: PointTensors
+    sources: int
+    """How many are of the source."""
+    size: tuple[int, int]
+    """(H, W)."""
 
 
-def batch_to_tensors(batch: pa.Table, device: torch.device) -> list[Samples]:
-    """The tensors of SAMPLES rows, those of each input size together."""
-    rows = batch.to_pylist()
+def batch_to_tensors(batch: pa.Table, device: torch.device, features: Features | None = None) -> list[Samples]:
+    """The tensors of SAMPLES rows, those of each input size together.
+
+    Args:
+        features: the rows hold these instead of images.
+    """
+    rows = sorted(batch.to_pylist(), key=lambda row: bool(row["domain"] != SOURCE))
     sizes = dict.fromkeys((row["height"], row["width"]) for row in rows)
-    return [_tensors([row for row in rows if (row["height"], row["width"]) == size], size, device) for size in sizes]
+    return [
+        _tensors([row for row in rows if (row["height"], row["width"]) == size], size, device, features)
+        for size in sizes
+    ]
 
 
-def _tensors(rows: list[dict[str, Any]], size: tuple[int, int], device: torch.device) -> Samples:
-    images = np.stack([pixels(row["image"], *size, 3) for row in rows])
-    labels = np.stack([pixels(row["label"], *size) for row in rows])
+def _tensors(
+    rows: list[dict[str, Any]], size: tuple[int, int], device: torch.device, features: Features | None
+) -> Samples:
+    labels = [pixels(row["label"], *size) for row in rows if row["label"]]
     counts = [len(row["point_label"]) for row in rows]
     points = PointTensors(
         torch.from_numpy(np.repeat(np.arange(len(rows)), counts)),
@@ -152,9 +182,11 @@ def _tensors(rows: list[dict[str, Any]], size: tuple[int, int], device: torch.de
         _joined(rows, "point_label", np.uint8),
     )
     return Samples(
-        torch.from_numpy(images).to(device),
-        torch.from_numpy(labels).to(device),
+        network_input([row["image"] for row in rows], size, features, device),
+        torch.from_numpy(np.stack(labels) if labels else np.empty((0, *size), np.uint8)).to(device),
         PointTensors(*(values.to(device) for values in points)),
+        sum(row["domain"] == SOURCE for row in rows),
+        size,
     )
 
 

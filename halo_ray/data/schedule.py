@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -27,22 +25,21 @@ def training_schedule(
     steps: int,
     source_batch: int,
     target_batch: int,
-    workers: int,
     seed: int,
     sampling: SourceSampling = UNIFORM,
     class_pixels: npt.NDArray[np.int64] | None = None,
-) -> list[pa.Table]:
-    """One table per worker, of ``steps`` equal slices: each worker's share of every step's batch.
+) -> pa.Table:
+    """``steps`` equal slices, each the batch of a step, with its source images first.
 
     Target images are gone through in a new random order each time all were used, source images as ``sampling`` says.
     The source images of a step do not depend on the target, so a run without any target image sees the same ones.
 
     Args:
         source, target: manifests; an empty one leaves its part of the batch out.
-        source_batch, target_batch: images of a step over all workers, multiples of ``workers``.
+        source_batch, target_batch: images of a step over all workers.
         class_pixels: (source images, C), for a sampling that looks at classes.
     """
-    parts = []
+    tables = [SCHEDULE.empty_table()]
     for stream, (domain, manifest, batch) in enumerate(
         ((SOURCE, source, source_batch), (TARGET, target, target_batch))
     ):
@@ -50,32 +47,25 @@ def training_schedule(
             random = np.random.default_rng([seed, stream])
             how, pixels = (sampling, class_pixels) if domain == SOURCE else (UNIFORM, None)
             drawn = how.draw(manifest.num_rows, steps * batch, pixels, random)
-            # Numbered by place in the full batch: a sample's random changes depend neither on the number of workers
-            # nor on whether there is a target.
+            # Numbered by place in the full batch: a sample's random changes do not depend on whether there is a target.
             place = np.arange(batch) + (source_batch if domain == TARGET else 0)
             number = np.arange(steps)[:, None] * (source_batch + target_batch) + place
-            shape = (steps, workers, batch // workers)
-            drawn = Draws(*(values.reshape(shape) for values in drawn))
-            parts.append(_Part(domain, manifest, drawn, number.reshape(shape)))
-    return [_rows(parts, worker) for worker in range(workers)]
-
-
-class _Part(NamedTuple):
-    domain: str
-    manifest: pa.Table
-    drawn: Draws
-    """Each (steps, workers, images of a worker)."""
-    number: npt.NDArray[np.int64]
-    """The same shape: number of each sample in the whole schedule."""
-
-
-def _rows(parts: list[_Part], worker: int) -> pa.Table:
-    """The share of one worker, step by step."""
-    tables = [SCHEDULE.empty_table()]
-    for part in parts:
-        table = part.manifest.select(MANIFEST.names).take(part.drawn.images[:, worker].ravel())
-        table = table.append_column("domain", pa.array([part.domain] * table.num_rows))
-        table = table.append_column("show_class", pa.array(part.drawn.classes[:, worker].ravel()))
-        table = table.append_column("row", pa.array(part.number[:, worker].ravel()))
-        tables.append(table.select(SCHEDULE.names).cast(SCHEDULE))
+            tables.append(_rows(domain, manifest, drawn, number.ravel()))
     return pa.concat_tables(tables).sort_by("row")
+
+
+def worker_share(schedule: pa.Table, batch: int, rank: int, workers: int) -> pa.Table:
+    """The rows of one of ``workers`` processes: of every step of ``batch`` rows, dealt out in turn, its own.
+
+    The numbers of rows differ by one at most, as do those of each domain, and are the same in every step.
+    """
+    place = np.arange(schedule.num_rows) % batch
+    return schedule.take(np.flatnonzero(place % workers == rank))
+
+
+def _rows(domain: str, manifest: pa.Table, drawn: Draws, number: npt.NDArray[np.int64]) -> pa.Table:
+    table = manifest.select(MANIFEST.names).take(drawn.images)
+    table = table.append_column("domain", pa.array([domain] * table.num_rows))
+    table = table.append_column("show_class", pa.array(drawn.classes))
+    table = table.append_column("row", pa.array(number))
+    return table.select(SCHEDULE.names).cast(SCHEDULE)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
-from halo_ray.errors import InputError
+from halo_ray.errors import InputError, one_line
 from halo_ray.models.backbones import ARCHITECTURES, Backbone, build_backbone, locate
 from halo_ray.models.decoders import DeepLabV2Decoder, DeepLabV3PlusDecoder, FusionDecoder, SegformerDecoder
 from halo_ray.models.norms import freeze_batch_norms
@@ -28,8 +31,8 @@ class ModelConfig:
     format or hub id of any model with a feature pyramid, whose weights it begins with."""
     pretrained: str = ""
     """Weights to begin with instead: a folder in the transformers format, a hub id, torchvision's state dict of a
-    ResNet, or a whole network from an official HALO checkpoint (.pth, .ckpt); empty: those of model.backbone, or random
-    ones."""
+    ResNet, or a whole network from a checkpoint directory of this package or an official HALO checkpoint (.pth, .ckpt);
+    empty: those of model.backbone, or random ones."""
     frozen_backbone: bool = False
     """Keep the backbone's weights as they are."""
     frozen_batch_norm: bool = False
@@ -49,6 +52,8 @@ class ModelConfig:
     """Dimensions D of the embedding."""
     hfr: Literal["off", "official", "resolution-free"] = "off"
     """Hyperbolic feature reweighting before the embedding; resolution-free keeps its scale at every image size."""
+    frozen_hfr_norm: bool = False
+    """Keep the statistics of the feature reweighting's batch norm as they are."""
     pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Mean of each colour channel (0..1) that the backbone was trained with."""
     pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -66,6 +71,24 @@ class ModelConfig:
             raise InputError("model.decoder_width: deeplabv2 goes straight to the embedding and has none: leave it out")
         if min(self.pixel_std) <= 0:
             raise InputError(f"model.pixel_std is {list(self.pixel_std)}: each number must be above 0")
+
+
+MODEL_FILE, WEIGHTS_FILE = "model.json", "model.safetensors"
+"""What a checkpoint directory holds: the architecture and its weights."""
+
+_SHAPED_BY = (
+    "geometry",
+    "curvature",
+    "embedding",
+    "decoder",
+    "decoder_width",
+    "hfr",
+    "output_stride",
+    "frozen_batch_norm",
+    "pixel_mean",
+    "pixel_std",
+)
+"""Settings that a checkpoint's network must have been built with."""
 
 
 def located(config: ModelConfig) -> ModelConfig:
@@ -88,10 +111,43 @@ def build_model(config: ModelConfig, classes: int) -> Segmenter:
         InputError: a setting names nothing that can be built; the message says which.
     """
     file = Path(config.pretrained).is_file()
+    if config.pretrained and (Path(config.pretrained) / MODEL_FILE).is_file():
+        return _from_checkpoint(config, classes)
     own = None if config.backbone in ARCHITECTURES else config.backbone
     model = _assemble(config, classes, weights=None if file else config.pretrained or own)
     if file:
         load_pretrained(model, config.pretrained)
+    return model
+
+
+def _from_checkpoint(config: ModelConfig, classes: int) -> Segmenter:
+    """The network of a checkpoint directory, which must be the one that ``config`` describes."""
+    folder = Path(config.pretrained)
+    try:
+        description = json.loads((folder / MODEL_FILE).read_text())
+        there = {**description["model"], "classes": description["classes"]}
+        backbone, weights = description["backbone"], load_file(folder / WEIGHTS_FILE)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise InputError(f"model.pretrained: checkpoint {folder} cannot be read: {one_line(error)}") from error
+    wanted = {**json.loads(json.dumps(asdict(config))), "classes": classes}
+    differ = [key for key in (*_SHAPED_BY, "classes") if there.get(key) != wanted[key]]
+    if differ:
+        raise InputError(
+            f"model.pretrained: checkpoint {folder} is of another network: "
+            + ", ".join(f"model.{key} is {there.get(key)} there and {wanted[key]} here" for key in differ)
+        )
+    own = ARCHITECTURES.get(config.backbone)
+    if own is not None and any(backbone.get(key) != value for key, value in own.items()):
+        raise InputError(
+            f"model.pretrained: checkpoint {folder} has another backbone than {config.backbone}: name its own"
+        )
+    model = _assemble(config, classes, backbone_config=backbone)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise InputError(
+            f"model.pretrained: checkpoint {folder} does not fit its own description: restore it from a copy"
+        ) from error
     return model
 
 
@@ -118,7 +174,11 @@ def _assemble(
     )
     reweighting = None
     if config.hfr != "off":
-        reweighting = FeatureReweighting(config.embedding, resolution_free=config.hfr == "resolution-free")
+        reweighting = FeatureReweighting(
+            config.embedding,
+            resolution_free=config.hfr == "resolution-free",
+            frozen_statistics=config.frozen_hfr_norm,
+        )
     head: nn.Module = EuclideanHead(config.embedding, classes)
     if config.geometry == "hyperbolic":
         head = HyperbolicHead(config.embedding, classes, curvature=config.curvature)

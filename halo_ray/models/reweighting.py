@@ -22,14 +22,21 @@ class FeatureReweighting(nn.Module):
         channels: D.
         resolution_free: multiply by √(h·w), so that the vectors' lengths do not shrink as images grow; the official
             implementation, and so its checkpoints, do without.
+        frozen_statistics: the batch norm stays in evaluation mode.
     """
 
-    def __init__(self, channels: int, *, resolution_free: bool) -> None:
+    def __init__(self, channels: int, *, resolution_free: bool, frozen_statistics: bool = False) -> None:
         super().__init__()
+        self.frozen_statistics = frozen_statistics
         self.resolution_free = resolution_free
         self.hidden = nn.Linear(channels, channels)
         self.norm = nn.BatchNorm1d(channels)
         self.weigh = nn.Linear(channels, channels)
+
+    def train(self, mode: bool = True) -> FeatureReweighting:
+        super().train(mode)
+        self.norm.train(mode and not self.frozen_statistics)
+        return self
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Reweighted vectors (N, D, h, w); computed in float32, whatever autocast says."""

@@ -35,6 +35,8 @@ def at_places(maps: Tensor, image: Tensor, y: Tensor, x: Tensor) -> Tensor:
 
 def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """(N, C, H, W) of maps (N, C, h, w)."""
+    if maps.shape[2:] == size:
+        return maps
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=True)
 
 

@@ -48,7 +48,7 @@ class EuclideanHead(nn.Module):
 
 
 class Segmenter(nn.Module):
-    """Backbone, decoder and head; images go in as they lie in memory, uint8 RGB.
+    """Backbone, decoder and head; images go in as they lie in memory, uint8 RGB, or as features of the backbone.
 
     Args:
         reweighting: between decoder and head; None leaves the vectors as they are.
@@ -78,10 +78,16 @@ class Segmenter(nn.Module):
         """c of the embedding's ball; 0 for a Euclidean embedding."""
         return float(self.head.curvature)  # type: ignore[arg-type]
 
-    def forward(self, images: Tensor) -> Segmentation:
-        """Segmentation of images (N, H, W, 3), uint8; raises what ``segment`` does."""
-        pixels = images.permute(0, 3, 1, 2).float() / 255
-        return self.segment((pixels - self.mean) / self.std)
+    def forward(self, images: Tensor | Sequence[Tensor]) -> Segmentation:
+        """Segmentation of images (N, H, W, 3), uint8, or of what ``features`` gave; raises what ``segment`` does."""
+        if isinstance(images, Tensor):
+            return self._from_features(self.features(images))
+        return self._from_features([maps.to(self.mean.dtype) for maps in images])
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """The backbone's feature maps of images (N, H, W, 3), uint8, finest first."""
+        maps: list[Tensor] = self.backbone(self._normalized(images))
+        return maps
 
     def segment(self, pixels: Tensor) -> Segmentation:
         """Segmentation of normalized images (N, 3, H, W).
@@ -91,7 +97,14 @@ class Segmenter(nn.Module):
             BadRecordError: in evaluation mode, NaN or infinity came out (in training the loss shows it, without
                 waiting for the device here).
         """
-        result: Segmentation = self.head(self.reweighting(self.decoder(self.backbone(pixels))))
+        return self._from_features(self.backbone(pixels))
+
+    def _normalized(self, images: Tensor) -> Tensor:
+        pixels = images.permute(0, 3, 1, 2).to(self.mean.dtype) / 255
+        return (pixels - self.mean) / self.std
+
+    def _from_features(self, features: Sequence[Tensor]) -> Segmentation:
+        result: Segmentation = self.head(self.reweighting(self.decoder(features)))
         if not self.training:
             check_finite("the embedding", result.embedding)
             check_finite("the logits", result.logits)

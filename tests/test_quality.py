@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from halo_ray.data.classes import IGNORE
-from halo_ray.evaluation import confusion_matrix, quality
+from halo_ray.quality import confusion_matrix, quality
 
 
 def maps(seed: int, classes: int, void: float) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,96 @@
+"""The features of a frozen backbone, computed once for every image of an experiment and its mirror image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import torch
+
+from halo_ray.data.decoding import DecodeImages
+from halo_ray.data.features import Features, MapShape, feature_file, network_input, pack
+from halo_ray.data.manifest import SPLITS
+from halo_ray.models.build import ModelConfig, build_model
+from halo_ray.pipeline import arrow_batches, compute_on_actors
+from halo_ray.progress import progress
+from halo_ray.runtime import SCORING_THREADS
+from halo_ray.storage import Stages, Storage
+
+if TYPE_CHECKING:
+    from halo_ray.context import Context
+
+STAGE = "features"
+"""Of the experiment."""
+
+
+@dataclass(frozen=True)
+class FeatureJob:
+    """What an actor that computes features must know."""
+
+    storage_uri: str
+    model: ModelConfig
+    classes: int
+    split: str
+    size: tuple[int, int]
+
+
+class FeatureExtractor:
+    """Stores the features of images one by one, as scoring computes them; the class that the actors of the pool run."""
+
+    def __init__(self, job: FeatureJob, device: str) -> None:
+        torch.set_num_threads(SCORING_THREADS)
+        self._job, self._device, self._storage = job, device, Storage(job.storage_uri)
+        self._model = build_model(job.model, job.classes).eval().to(device)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """The ids of decoded images, and how their maps are shaped."""
+        shapes: list[list[MapShape]] = []
+        for row in batch.to_pylist():
+            image = network_input([row["image"]], self._job.size, None, self._device)
+            assert isinstance(image, torch.Tensor)
+            with torch.inference_mode():
+                for mirrored in (False, True):
+                    maps = self._model.features(image.flip(2) if mirrored else image)
+                    name = feature_file(self._job.split, row["image_id"], mirrored)
+                    self._storage.write(name, pack(maps))
+            shapes.append([MapShape.of(each) for each in maps])
+        return pa.table({"image_id": batch["image_id"], "shapes": [[list(map(int, shape)) for shape in each] for each in shapes]})
+
+
+def compute_features(context: Context) -> dict[str, Any]:
+    """Computes and stores the features of all splits.
+
+    Returns:
+        JSON-able: ``shapes``, of the maps by "HEIGHTxWIDTH" of the network's input.
+    """
+    config, storage = context.config, context.storage
+    shapes: dict[str, Any] = {}
+    for split in SPLITS:
+        table = getattr(context.splits, split)
+        size = config.data.source_size if split == "source" else context.input_size
+        if not table.num_rows:
+            continue
+        job = FeatureJob(storage.uri, context.model, len(context.classes.classes), split, size)
+        done = 0
+        results = compute_on_actors(table, DecodeImages(size), FeatureExtractor, {"job": job}, config.execution)
+        with (
+            progress(f"features of {split}", table.num_rows, "image", lambda: done),
+            arrow_batches(results) as batches,
+        ):
+            for batch in batches:
+                done += batch.num_rows
+                shapes[f"{size[0]}x{size[1]}"] = batch["shapes"][0].as_py()
+    return {"shapes": shapes}
+
+
+def stored_features(context: Context) -> Features | None:
+    """Where the features lie; None where they are not cached."""
+    if not context.config.training.cache_features:
+        return None
+    found = Stages(context.storage).result(STAGE)["shapes"]
+    shapes = {}
+    for size, maps in found.items():
+        height, width = size.split("x")
+        shapes[int(height), int(width)] = [MapShape(c, h, w, bool(last)) for c, h, w, last in maps]
+    return Features(context.storage.uri, shapes)

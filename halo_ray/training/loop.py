@@ -1,0 +1,212 @@
+"""The training loop that every worker of Ray Train runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray
+import torch
+from ray.train.collective import broadcast_from_rank_zero
+
+from halo_ray.checkpoint import load_model, load_optimizer_state, load_state, write_checkpoint
+from halo_ray.data.features import Features
+from halo_ray.data.samples import LoadSamples, batch_to_tensors
+from halo_ray.data.schedule import worker_share
+from halo_ray.errors import InputError
+from halo_ray.models.build import ModelConfig, build_model, describe_model
+from halo_ray.models.segmenter import Segmenter
+from halo_ray.pipeline import arrow_batches, stream
+from halo_ray.runtime import prepare_streams
+from halo_ray.storage import Storage
+from halo_ray.training.config import TrainingConfig
+from halo_ray.training.losses import Losses
+from halo_ray.training.optimizers import Optimizers
+from halo_ray.training.schedules import Schedule
+from halo_ray.training.telemetry import LogConfig, open_log
+from halo_ray.training.worker import Worker, explained
+
+BLOCK_SAMPLES = 16
+"""Samples that one task loads: small blocks keep Ray Data's scheduling loop busy in the trainer's own process."""
+
+KEPT = 2
+"""Checkpoints that are kept within a stage; the one before the last is for a reader that is at it."""
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What a training process must know of a stage."""
+
+    storage_uri: str
+    directory: str
+    """Of the storage, for the checkpoint."""
+    start: str | None
+    """Checkpoint to start from; None: the network as it is built."""
+    keep_optimizer: bool
+    """Go on with the optimizers of ``start`` too."""
+    model: ModelConfig
+    about: dict[str, Any]
+    """What the checkpoint says of the model beside its architecture: class names, input size."""
+    training: TrainingConfig
+    rows: ray.ObjectRef[pa.Table]
+    """SCHEDULE of the stage."""
+    load: LoadSamples
+    features: Features | None
+    steps: int
+    batch: int
+    """Images of a step over all workers."""
+    schedule: Schedule
+    first_step: int
+    """Step of ``schedule`` at which the stage begins."""
+    learning_rate: float
+    seed: int
+    device: str | None
+    """None: the one that Ray Train gave the worker."""
+    checkpoint_steps: int
+    """Steps between two checkpoints within the stage; 0: none."""
+    log: LogConfig
+
+    @property
+    def storage(self) -> Storage:
+        """Opened in this process."""
+        return Storage(self.storage_uri)
+
+
+@dataclass
+class Run:
+    """What training changes."""
+
+    model: Segmenter
+    optimizers: Optimizers
+    description: dict[str, Any]
+    step: int
+
+
+def train_loop_per_worker(job: TrainJob) -> dict[str, Any]:
+    """One training stage; every worker runs this, each with its share of every step's batch.
+
+    Returns:
+        JSON-able: the last ``loss`` that was logged, and how many ``bad_steps`` were left out.
+    """
+    config = job.training
+    worker = Worker.join(config, job.device, job.seed)
+    run = _begin(job, worker)
+    network = worker.distribute(run.model)
+    losses = Losses(config.losses, worker.world_size, worker.sum)
+    bad = BadSteps(config.stop_after_bad_steps)
+    with (
+        explained(config, job.load),
+        open_log(job.log, job.storage, worker, losses, run.model.curvature) as log,
+        _batches(job, worker, run.step) as batches,
+    ):
+        for step, batch in enumerate(batches, start=run.step):
+            worker.seed_step(step)
+            rate = run.optimizers.set_factor(job.schedule.factor(job.first_step + step))
+            parts = [batch_to_tensors(part, worker.device, job.features) for part in _parts(batch, config)]
+            counts = losses.counts(sample for part in parts for sample in part)
+            for part in parts:
+                with worker.accumulating(network, last=part is parts[-1]):
+                    with worker.autocast():
+                        said = [network(sample.images) for sample in part]
+                    loss, means = losses([each.logits for each in said], part, counts)
+                    loss.backward()  # type: ignore[no-untyped-call]
+                log.add(means, said, part)
+            norm = run.optimizers.clip(config.clip_norm)
+            if bad.is_good(norm, step, batch):
+                run.optimizers.step()
+            run.optimizers.zero_grad()
+            log.step(step, rate, norm)
+            if job.checkpoint_steps and (step + 1) % job.checkpoint_steps == 0:
+                log.flush()
+                _save(job, run, worker, f"{job.directory}-run/{step + 1:08d}", step + 1)
+    _save(job, run, worker, job.directory, job.steps)
+    return {"loss": log.loss, "bad_steps": bad.count}
+
+
+class BadSteps:
+    """Counts the steps whose gradient is no number; all workers see the same gradient, so they agree.
+
+    Args:
+        most: so many in a row are too many.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.count = self._in_row = 0
+        self._most = most
+
+    def is_good(self, norm: torch.Tensor, step: int, batch: pa.Table) -> bool:
+        """Whether the step may be taken.
+
+        Args:
+            norm: of the gradient.
+            batch: this worker's samples.
+
+        Raises:
+            InputError: there were too many bad steps in a row.
+        """
+        if torch.isfinite(norm):
+            self._in_row = 0
+            return True
+        self.count, self._in_row = self.count + 1, self._in_row + 1
+        ids = ", ".join(batch["image_id"].to_pylist())
+        print(f"step {step} is left out: its gradient is {norm.item()}; samples of this worker: {ids}", flush=True)
+        if self._in_row >= self._most:
+            raise InputError(
+                f"the training loss became {norm.item()} in {self._in_row} steps in a row, last in step {step} with "
+                f"samples {ids}: lower training.learning_rate, or set training.clip_norm; the last good "
+                "weights are kept where the stage's checkpoints lie"
+            )
+        return False
+
+
+def _begin(job: TrainJob, worker: Worker) -> Run:
+    """The network and its optimizers as the stage's last checkpoint left them, or as they were before it."""
+    storage = job.storage
+    # All must see the same, also where another's checkpoint appears meanwhile.
+    last = broadcast_from_rank_zero(last_checkpoint(storage, job.directory))
+    source = last or job.start
+    model = build_model(job.model, len(job.about["class_names"])) if source is None else load_model(storage, source)
+    description = describe_model(job.model, len(job.about["class_names"]), model) | job.about
+    model.to(worker.device, worker.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizers = Optimizers(model, job.training, job.learning_rate)
+    if source is not None and (last or job.keep_optimizer):
+        optimizers.load_state_dict(load_optimizer_state(storage, source))
+    state = load_state(storage, last) if last else None
+    return Run(model, optimizers, description, state["step"] if state else 0)
+
+
+def last_checkpoint(storage: Storage, directory: str) -> str | None:
+    """The last whole checkpoint within the stage that writes ``directory``."""
+    names = [name for name in storage.directories(f"{directory}-run") if name.isdigit()]
+    found = [f"{directory}-run/{name}" for name in names]
+    return next((name for name in reversed(found) if load_state(storage, name)), None)
+
+
+@contextmanager
+def _batches(job: TrainJob, worker: Worker, step: int) -> Iterator[Iterator[pa.Table]]:
+    """This worker's share of each step's samples from ``step`` on."""
+    prepare_streams()
+    rows: pa.Table = ray.get(job.rows)
+    own = worker_share(rows.slice(step * job.batch), job.batch, worker.rank, worker.world_size)
+    if not own.num_rows:
+        yield iter(())
+        return
+    with arrow_batches(stream(own, BLOCK_SAMPLES, job.load), own.num_rows // (job.steps - step)) as batches:
+        yield batches
+
+
+def _parts(batch: pa.Table, config: TrainingConfig) -> list[pa.Table]:
+    """The samples of a step in as many parts as they are computed in, each with its part of both domains."""
+    return [batch.take(list(range(first, batch.num_rows, config.accumulation))) for first in range(config.accumulation)]
+
+
+def _save(job: TrainJob, run: Run, worker: Worker, name: str, step: int) -> None:
+    if worker.rank:
+        return
+    storage = job.storage
+    write_checkpoint(storage, name, run.description, run.model, run.optimizers.state_dict(), {"step": step})
+    for old in sorted(storage.directories(f"{job.directory}-run"))[:-KEPT]:
+        storage.clear(f"{job.directory}-run/{old}")

@@ -1,0 +1,197 @@
+"""A training stage on Ray Train: what its workers are given, and how it goes on after a failure."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+from ray.exceptions import RayError
+from ray.train import Result, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchTrainer
+
+from halo_ray.annotations.ledger import Ledger
+from halo_ray.checkpoint import load_state
+from halo_ray.data.inspection import source_classes
+from halo_ray.data.samples import LoadSamples
+from halo_ray.data.schedule import SOURCE, TARGET, training_schedule
+from halo_ray.errors import InputError, one_line
+from halo_ray.features import stored_features
+from halo_ray.progress import progress, start_board
+from halo_ray.runtime import input_error, training_workers, uses_gpu
+from halo_ray.training.loop import TrainJob, last_checkpoint, train_loop_per_worker
+from halo_ray.training.schedules import Schedule
+from halo_ray.training.telemetry import LogConfig
+
+if TYPE_CHECKING:  # the context holds a TrainingConfig
+    from halo_ray.context import Context
+
+Labels = Literal["none", "bought", "all"]
+
+
+def train(
+    context: Context, directory: str, *, start: str | None, number: int = 0, labels: Labels = "none"
+) -> dict[str, Any]:
+    """Trains the model of one round, or, in round 0, that which the rounds begin with.
+
+    Args:
+        directory: of the storage, for the checkpoint.
+        start: checkpoint to begin with; None: the network as it is built.
+        labels: of the pool: none, those bought up to this round, or all there are.
+
+    Returns:
+        JSON-able: ``checkpoint``, which is ``directory``, the last ``loss`` and how many ``bad_steps`` were left out.
+
+    Raises:
+        InputError: training cannot go on without a change; the message says which.
+    """
+    board = start_board()
+    job = _job(context, directory, start, number, labels, board)
+    print(_plan(context, job), flush=True)
+    try:
+        with progress(f"{directory} train", job.steps, "step", lambda: ray.get(board.least.remote())):
+            result = _fit(context, job)
+    finally:
+        ray.kill(board)
+    context.storage.clear(f"{directory}-run")
+    return {"checkpoint": directory, **result.return_value}
+
+
+def _job(context: Context, directory: str, start: str | None, number: int, labels: Labels, board: Any) -> TrainJob:
+    config, storage, training = context.config, context.storage, context.config.training
+    # What the user had already is round 0, and trained on from the start.
+    bought = Ledger(storage).sparse_labels(number + 1 if labels == "bought" else 1)
+    seed, (source, target) = context.round_seed(number), _images(context, number, labels, bought)
+    source_batch, target_batch = training.source_batch, training.target_batch
+    if number == 0 and not target.num_rows:
+        source_batch += target_batch
+    each = training.steps_of_rounds(config.acquisition.rounds)
+    steps = training.pretrain_steps if not number else sum(each) if labels == "all" else each[number - 1]
+    # A cold start without any label has nothing to pretrain on: its first model is the initial one.
+    steps = steps if source.num_rows or target.num_rows else 0
+    goes_on = number > 0 and training.between_rounds == "continue" and labels != "all"
+    before = sum(each[: max(number - 1, 0)])
+    rows = training_schedule(
+        source,
+        target,
+        steps=steps,
+        source_batch=source_batch,
+        target_batch=target_batch,
+        seed=seed,
+        sampling=training.source_sampling,
+        class_pixels=source_classes(storage) if source.num_rows and config.needs_class_statistics else None,
+    )
+    features, sizes = stored_features(context), {SOURCE: config.data.source_size, TARGET: context.input_size}
+    return TrainJob(
+        storage_uri=storage.uri,
+        directory=directory,
+        start=start,
+        keep_optimizer=goes_on and number > 1,
+        model=context.model,
+        about={"class_names": list(context.classes.classes), "input_size": list(context.input_size)},
+        training=training,
+        rows=ray.put(rows),
+        load=LoadSamples(
+            sizes=sizes,
+            classes=context.classes,
+            labels=ray.put(bought),
+            seed=seed,
+            augment=training.augment,
+            dense_target=labels == "all",
+            features=features,
+            show_pixels=training.source_sampling.min_pixels // 2,  # DAFormer asks for half of it in a window
+        ),
+        features=features,
+        steps=steps,
+        batch=rows.num_rows // max(steps, 1),
+        schedule=Schedule(
+            training.schedule, sum(each) if goes_on else max(steps, 1), training.warmup_steps, training.poly_power
+        ),
+        first_step=before if goes_on else 0,
+        learning_rate=training.round_learning_rate if number else training.learning_rate,
+        seed=seed,
+        # In the driver's own process Ray assigns no device.
+        device=None if _workers(context) else "cuda" if uses_gpu(config.execution) else "cpu",
+        checkpoint_steps=config.execution.checkpoint_steps,
+        log=LogConfig(
+            experiment=storage.uri,
+            stage=directory,
+            run="pretrain" if not number else "control" if directory.endswith("/control") else "rounds",
+            first_step=before,
+            every=config.execution.log_steps,
+            class_names=list(context.classes.classes),
+            board=board,
+        ),
+    )
+
+
+def _images(context: Context, number: int, labels: Labels, bought: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Source and pool images (MANIFEST) to train on."""
+    training, source, pool = context.config.training, context.splits.source, context.splits.pool
+    if number and not training.uses_source:
+        source = source.slice(0, 0)
+    if labels == "all":
+        if pool["label_uri"].null_count:
+            missing = pool.filter(pc.is_null(pool["label_uri"]))["image_id"][0]
+            raise InputError(f"training.protocol fully_supervised: pool image {missing} has no label: add it")
+        return source, pool
+    if labels == "bought" and training.losses.negative:  # which needs no labels
+        return source, pool
+    return source, pool.filter(pc.is_in(pool["image_id"], bought["image_id"]))
+
+
+def _workers(context: Context) -> int | tuple[int, int]:
+    training = context.config.training
+    return training_workers(context.config.execution, training.source_batch, training.target_batch)
+
+
+def _plan(context: Context, job: TrainJob) -> str:
+    """What the stage will do, for the log."""
+    workers, training = _workers(context), job.training
+    many = f"{workers[0]} to {workers[1]}" if isinstance(workers, tuple) else str(max(workers, 1))
+    parts = f", each in {training.accumulation} parts" if training.accumulation > 1 else ""
+    return (
+        f"{job.directory}: {job.steps} steps of {job.batch} images over {many} training process"
+        f"{'' if many == '1' else 'es'}{parts}; learning rate {job.learning_rate:g}, of the head "
+        f"{job.learning_rate * training.head_factor:g}, whatever the number of processes"
+    )
+
+
+def _fit(context: Context, job: TrainJob) -> Result:
+    """Runs the loop on Ray Train; begins it again, from its last checkpoint, where a process died."""
+    execution, storage, workers = context.config.execution, context.storage, _workers(context)
+    gpu = job.device is None and uses_gpu(execution)
+    for failures in range(execution.max_failures + 1):
+        trainer = TorchTrainer(
+            train_loop_per_worker,
+            train_loop_config=job,
+            scaling_config=ScalingConfig(
+                num_workers=workers,
+                use_gpu=gpu,
+                resources_per_worker={"CPU": execution.cpus_per_worker, **({"GPU": 1} if gpu else {})},
+            ),
+            # A name of its own for every attempt: Ray Train silently resumes a run whose name it finds.
+            run_config=RunConfig(
+                name=uuid.uuid4().hex,
+                storage_path=storage.path(f"{job.directory}-run/ray"),
+                storage_filesystem=storage.filesystem,
+            ),
+        )
+        try:
+            return trainer.fit()
+        except (TrainingFailedError, RayError) as error:
+            said = input_error(error)
+            if said is not None:
+                raise said from error
+            if failures == execution.max_failures:
+                raise
+            last = last_checkpoint(storage, job.directory)
+            step = (load_state(storage, last) or {"step": 0})["step"] if last else 0
+            print(
+                f"{job.directory}: training was interrupted ({one_line(error)}); it goes on from step {step}, attempt "
+                f"{failures + 2} of {execution.max_failures + 1}",
+                flush=True,
+            )
+    raise AssertionError("the last attempt returns or raises")

@@ -1,0 +1,142 @@
+"""What training says while it runs: progress, TensorBoard event files, and gauges on Ray's metrics endpoint."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ray.actor import ActorProxy
+from ray.util.metrics import Gauge
+from torch import Tensor
+
+from halo_ray.data.samples import Samples
+from halo_ray.event_files import EventFiles
+from halo_ray.geometry_health import RadiusStatistics, radii, radius_of_classes
+from halo_ray.models.segmenter import Segmentation
+from halo_ray.progress import POLL_SECONDS, StepBoard
+from halo_ray.storage import Storage
+from halo_ray.training.losses import Losses
+from halo_ray.training.worker import Worker
+
+GAUGES = {
+    "samples_per_second": "Training samples a second, over all workers.",
+    "loss": "Training loss, with its weights.",
+    "learning_rate": "Largest learning rate of all weights.",
+    "gradient_norm": "L2 norm of the gradient, before it was clipped.",
+    "radius_mean": "Mean radius of the embedding, on worker 0.",
+    "radius_at_rim": "Share of the embedding at the rim of the ball, on worker 0.",
+    "radius_at_origin": "Share of the embedding at the origin of the ball, on worker 0.",
+    "radius_of_class": "Mean radius of the embedding of labelled source pixels of a class, on worker 0.",
+}
+"""By their names after halo_ray_; their tags are the experiment, the stage and the class."""
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """What a stage's log is called, and how often it is written."""
+
+    experiment: str
+    stage: str
+    """The stage's tag, and the name of its run in TensorBoard without the round."""
+    run: str
+    first_step: int
+    """Step of that run at which the stage begins."""
+    every: int
+    """Steps between two entries."""
+    class_names: list[str]
+    board: ActorProxy[StepBoard]
+
+
+class StageLog:
+    """Writes an entry for every so many steps; every worker must take part, the first one writes."""
+
+    def __init__(self, config: LogConfig, worker: Worker, losses: Losses, curvature: float, files: EventFiles | None):
+        self.loss: float | None = None
+        """As it was last written."""
+        self._config, self._worker, self._losses, self._curvature, self._files = (
+            config,
+            worker,
+            losses,
+            curvature,
+            files,
+        )
+        tags = ("experiment", "stage", "class")
+        self._gauges = {
+            name: Gauge(f"halo_ray_{name}", description=text, tag_keys=tags) for name, text in GAUGES.items() if files
+        }
+        self._means: dict[str, Tensor] = {}
+        self._values: dict[str, float] = {}
+        self._samples, self._since, self._shown = 0, time.perf_counter(), 0.0
+
+    def add(self, means: dict[str, Tensor], said: Sequence[Segmentation], part: Sequence[Samples]) -> None:
+        """Takes note of a part of a step."""
+        self._samples += sum(len(each.logits) for each in said)
+        self._means = {name: mean + self._means.get(name, 0) for name, mean in means.items()}
+        self._last = said, part
+
+    def step(self, step: int, rate: float, norm: Tensor) -> None:
+        """Ends a step."""
+        now = time.monotonic()
+        if now - self._shown > POLL_SECONDS:
+            self._config.board.set.remote(self._worker.rank, step + 1)
+            self._shown = now
+        if (step + 1) % self._config.every == 0 or self.loss is None:
+            self._write(step, rate, norm)
+        self._means = {}
+
+    def flush(self) -> None:
+        if self._files:
+            self._files.flush()
+
+    def _write(self, step: int, rate: float, norm: Tensor) -> None:
+        means = {name: float(self._worker.sum(mean)) for name, mean in self._means.items()}
+        self.loss = self._losses.weighted(means)
+        if not self._files:
+            return
+        seconds, self._since = time.perf_counter() - self._since, time.perf_counter()
+        samples, self._samples = self._samples * self._worker.world_size, 0
+        values = {
+            "samples_per_second": samples / seconds,
+            "loss": self.loss,
+            "learning_rate": rate,
+            "gradient_norm": float(norm),
+            **self._radii(),
+        }
+        for name, value in values.items():
+            self._set(name, value)
+        self._files.scalars(self._config.first_step + step, values | {f"loss/{k}": v for k, v in means.items()})
+
+    def _radii(self) -> dict[str, float]:
+        said, part = self._last
+        h = said[0].embedding.detach()
+        if not h.isfinite().all():
+            return {}
+        found = RadiusStatistics.of(h, self._curvature)
+        if part[0].sources:
+            r = radii(h[: part[0].sources], self._curvature)
+            names = self._config.class_names
+            of_class = radius_of_classes(r, part[0].labels[: part[0].sources], len(names))
+            for name, value in zip(names, of_class, strict=True):
+                if not math.isnan(value):
+                    self._set("radius_of_class", value, name)
+        return {"radius_mean": found.mean, "radius_at_rim": found.at_rim, "radius_at_origin": found.at_origin}
+
+    def _set(self, name: str, value: float, class_name: str = "") -> None:
+        tags = {"experiment": self._config.experiment, "stage": self._config.stage, "class": class_name}
+        self._gauges[name].set(value, tags=tags)
+
+
+@contextmanager
+def open_log(
+    config: LogConfig, storage: Storage, worker: Worker, losses: Losses, curvature: float
+) -> Iterator[StageLog]:
+    """The log of a stage while the body runs."""
+    files = EventFiles(storage, config.run) if worker.rank == 0 else None
+    try:
+        yield StageLog(config, worker, losses, curvature, files)
+    finally:
+        if files:
+            files.close()
