@@ -107,7 +107,11 @@ def open_experiment(config: Config) -> Iterator[Context]:
             splits, inspection = inspect_splits(splits, classes, config.execution, known_too=counted)
             inspection.settle(config.data.on_bad_record)
         batches = config.training.source_batch, config.training.target_batch
-        check_workers(config.training, training_workers(config.execution, *batches))
+        check_workers(
+            config.training,
+            training_workers(config.execution, *batches),
+            one_size=config.data.source_size == (config.data.height, config.data.width),
+        )
         check_shared(storage)
         plan = planned
         if len(planned) < config.rounds:

@@ -55,7 +55,9 @@ class FeatureExtractor:
                     name = feature_file(self._job.split, row["image_id"], mirrored)
                     self._storage.write(name, pack(maps))
             shapes.append([MapShape.of(each) for each in maps])
-        return pa.table({"image_id": batch["image_id"], "shapes": [[list(map(int, shape)) for shape in each] for each in shapes]})
+        return pa.table(
+            {"image_id": batch["image_id"], "shapes": [[list(map(int, shape)) for shape in each] for each in shapes]}
+        )
 
 
 def compute_features(context: Context) -> dict[str, Any]:
@@ -64,24 +66,22 @@ def compute_features(context: Context) -> dict[str, Any]:
     Returns:
         JSON-able: ``shapes``, of the maps by "HEIGHTxWIDTH" of the network's input.
     """
-    config, storage = context.config, context.storage
-    shapes: dict[str, Any] = {}
-    for split in SPLITS:
-        table = getattr(context.splits, split)
-        size = config.data.source_size if split == "source" else context.input_size
-        if not table.num_rows:
-            continue
-        job = FeatureJob(storage.uri, context.model, len(context.classes.classes), split, size)
-        done = 0
-        results = compute_on_actors(table, DecodeImages(size), FeatureExtractor, {"job": job}, config.execution)
-        with (
-            progress(f"features of {split}", table.num_rows, "image", lambda: done),
-            arrow_batches(results) as batches,
-        ):
-            for batch in batches:
-                done += batch.num_rows
-                shapes[f"{size[0]}x{size[1]}"] = batch["shapes"][0].as_py()
-    return {"shapes": shapes}
+    splits = [split for split in SPLITS if getattr(context.splits, split).num_rows]
+    return {"shapes": dict(_of_split(context, split) for split in splits)}
+
+
+def _of_split(context: Context, split: str) -> tuple[str, Any]:
+    """Computes the features of a split; gives their size and shapes."""
+    config, table = context.config, getattr(context.splits, split)
+    height, width = size = config.data.source_size if split == "source" else context.input_size
+    job = FeatureJob(context.storage.uri, context.model, len(context.classes.classes), split, size)
+    results = compute_on_actors(table, DecodeImages(size), FeatureExtractor, {"job": job}, config.execution)
+    done, shapes = 0, None
+    with progress(f"features of {split}", table.num_rows, "image", lambda: done), arrow_batches(results) as batches:
+        for batch in batches:
+            done += batch.num_rows
+            shapes = batch["shapes"][0].as_py()
+    return f"{height}x{width}", shapes
 
 
 def stored_features(context: Context) -> Features | None:

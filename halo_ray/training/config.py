@@ -130,10 +130,13 @@ class TrainingConfig:
         return self.control and self.protocol == "source_target"
 
 
-def check_workers(config: TrainingConfig, workers: int | Sequence[int]) -> None:
+def check_workers(config: TrainingConfig, workers: int | Sequence[int], *, one_size: bool = True) -> None:
     """Raises InputError where so many training processes, or any number in that range, cannot share a step.
 
     The smallest step of ``config`` must give each of them at least one image for each part that it computes.
+
+    Args:
+        one_size: source and pool images have the same input size, and so go through the network together.
     """
     most = workers if isinstance(workers, int) else max(workers)
     both = config.source_batch + config.target_batch
@@ -143,4 +146,10 @@ def check_workers(config: TrainingConfig, workers: int | Sequence[int]) -> None:
         raise InputError(
             f"{most} training workers{parts} are more than the {fewest} images of a step: lower "
             "execution.num_workers or raise training.source_batch and target_batch"
+        )
+    shares = max(most, 1) * config.accumulation
+    if most > 1 and config.sync_batch_norm and not one_size and min(config.source_batch, config.target_batch) < shares:
+        raise InputError(
+            f"training.sync_batch_norm needs a source and a pool image in each of {shares} parts of a step where their "
+            "sizes differ: raise training.source_batch and target_batch, or set it to false"
         )

@@ -82,7 +82,8 @@ class Run:
     model: Segmenter
     optimizers: Optimizers
     description: dict[str, Any]
-    step: int
+    step: int = 0
+    bad_steps: int = 0
 
 
 def train_loop_per_worker(job: TrainJob) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def train_loop_per_worker(job: TrainJob) -> dict[str, Any]:
     run = _begin(job, worker)
     network = worker.distribute(run.model)
     losses = Losses(config.losses, worker.world_size, worker.sum)
-    bad = BadSteps(config.stop_after_bad_steps)
+    bad = BadSteps(run.bad_steps)
     with (
         explained(config, job.load),
         open_log(job.log, job.storage, worker, losses, run.model.curvature) as log,
@@ -117,49 +118,45 @@ def train_loop_per_worker(job: TrainJob) -> dict[str, Any]:
             norm = run.optimizers.clip(config.clip_norm)
             if bad.is_good(norm, step, batch):
                 run.optimizers.step()
+            elif bad.in_row == config.stop_after_bad_steps:
+                raise _stop(job, run, worker, bad, step, batch)
             run.optimizers.zero_grad()
             log.step(step, rate, norm)
             if job.checkpoint_steps and (step + 1) % job.checkpoint_steps == 0:
                 log.flush()
-                _save(job, run, worker, f"{job.directory}-run/{step + 1:08d}", step + 1)
-    _save(job, run, worker, job.directory, job.steps)
+                _save(job, run, worker, _within(job, step + 1), step + 1, bad.count)
+    _save(job, run, worker, job.directory, job.steps, bad.count)
     return {"loss": log.loss, "bad_steps": bad.count}
 
 
 class BadSteps:
-    """Counts the steps whose gradient is no number; all workers see the same gradient, so they agree.
+    """Counts the steps whose gradient is no number; all workers see the same gradient, so they agree."""
 
-    Args:
-        most: so many in a row are too many.
-    """
-
-    def __init__(self, most: int) -> None:
-        self.count = self._in_row = 0
-        self._most = most
+    def __init__(self, count: int = 0) -> None:
+        self.count, self.in_row = count, 0
 
     def is_good(self, norm: torch.Tensor, step: int, batch: pa.Table) -> bool:
-        """Whether the step may be taken.
-
-        Args:
-            norm: of the gradient.
-            batch: this worker's samples.
-
-        Raises:
-            InputError: there were too many bad steps in a row.
-        """
+        """Whether the step may be taken, by the norm of its gradient; ``batch`` holds this worker's samples."""
         if torch.isfinite(norm):
-            self._in_row = 0
+            self.in_row = 0
             return True
-        self.count, self._in_row = self.count + 1, self._in_row + 1
+        self.count, self.in_row = self.count + 1, self.in_row + 1
         ids = ", ".join(batch["image_id"].to_pylist())
         print(f"step {step} is left out: its gradient is {norm.item()}; samples of this worker: {ids}", flush=True)
-        if self._in_row >= self._most:
-            raise InputError(
-                f"the training loss became {norm.item()} in {self._in_row} steps in a row, last in step {step} with "
-                f"samples {ids}: lower training.learning_rate, or set training.clip_norm; the last good "
-                "weights are kept where the stage's checkpoints lie"
-            )
         return False
+
+
+def _stop(job: TrainJob, run: Run, worker: Worker, bad: BadSteps, step: int, batch: pa.Table) -> InputError:
+    """What is wrong after too many bad steps; the weights as they were before those are stored."""
+    before = step + 1 - bad.in_row
+    if all(value.isfinite().all() for value in run.model.state_dict().values()):
+        _save(job, run, worker, _within(job, before), before, bad.count - bad.in_row)
+    last = last_checkpoint(job.storage, job.directory) or job.start or "none before this stage"
+    return InputError(
+        f"the training loss became NaN or infinite in {bad.in_row} steps in a row, from step {before} to step {step} "
+        f"with samples {', '.join(batch['image_id'].to_pylist())}: lower training.learning_rate, or set "
+        f"training.clip_norm; the last good checkpoint is {last}"
+    )
 
 
 def _begin(job: TrainJob, worker: Worker) -> Run:
@@ -174,8 +171,7 @@ def _begin(job: TrainJob, worker: Worker) -> Run:
     optimizers = Optimizers(model, job.training, job.learning_rate)
     if source is not None and (last or job.keep_optimizer):
         optimizers.load_state_dict(load_optimizer_state(storage, source))
-    state = load_state(storage, last) if last else None
-    return Run(model, optimizers, description, state["step"] if state else 0)
+    return Run(model, optimizers, description, **((load_state(storage, last) or {}) if last else {}))
 
 
 def last_checkpoint(storage: Storage, directory: str) -> str | None:
@@ -203,10 +199,17 @@ def _parts(batch: pa.Table, config: TrainingConfig) -> list[pa.Table]:
     return [batch.take(list(range(first, batch.num_rows, config.accumulation))) for first in range(config.accumulation)]
 
 
-def _save(job: TrainJob, run: Run, worker: Worker, name: str, step: int) -> None:
+def _within(job: TrainJob, step: int) -> str:
+    """Name of the checkpoint after so many steps of a stage that is not done."""
+    return f"{job.directory}-run/{step:08d}"
+
+
+def _save(job: TrainJob, run: Run, worker: Worker, name: str, step: int, bad_steps: int) -> None:
+    """Worker 0 stores a checkpoint, and deletes old ones of the stage."""
     if worker.rank:
         return
     storage = job.storage
-    write_checkpoint(storage, name, run.description, run.model, run.optimizers.state_dict(), {"step": step})
+    state = {"step": step, "bad_steps": bad_steps}
+    write_checkpoint(storage, name, run.description, run.model, run.optimizers.state_dict(), state)
     for old in sorted(storage.directories(f"{job.directory}-run"))[:-KEPT]:
         storage.clear(f"{job.directory}-run/{old}")

@@ -120,6 +120,7 @@ def _job(context: Context, directory: str, start: str | None, number: int, label
             stage=directory,
             run="pretrain" if not number else "control" if directory.endswith("/control") else "rounds",
             first_step=before,
+            steps=steps,
             every=config.execution.log_steps,
             class_names=list(context.classes.classes),
             board=board,

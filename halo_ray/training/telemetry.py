@@ -44,6 +44,8 @@ class LogConfig:
     run: str
     first_step: int
     """Step of that run at which the stage begins."""
+    steps: int
+    """Of the stage; the last one has an entry too."""
     every: int
     """Steps between two entries."""
     class_names: list[str]
@@ -83,7 +85,7 @@ class StageLog:
         if now - self._shown > POLL_SECONDS:
             self._config.board.set.remote(self._worker.rank, step + 1)
             self._shown = now
-        if (step + 1) % self._config.every == 0 or self.loss is None:
+        if (step + 1) % self._config.every == 0 or step + 1 == self._config.steps:
             self._write(step, rate, norm)
         self._means = {}
 
