@@ -5,6 +5,7 @@ python jobs/benchmark.py acquisition               # maps and picks, against the
 python jobs/benchmark.py scoring                   # a pool through Ray Data, against a plain loop; 2 minutes
 python jobs/benchmark.py selection                 # the cut of 10^9 candidates, the messages of 10^6 images; 10 minutes
 python jobs/benchmark.py data                      # training samples against bare Pillow, and from S3; 2 minutes
+python jobs/benchmark.py train                     # the training loop and step, against bare and official ones
 python jobs/benchmark.py model --device cuda
 """
 
@@ -17,6 +18,7 @@ from halo_ray.benchmarks.data import DataBenchmark, benchmark_data
 from halo_ray.benchmarks.model import ModelBenchmark, benchmark_model
 from halo_ray.benchmarks.scoring import ScoringBenchmark, benchmark_scoring
 from halo_ray.benchmarks.selection import SelectionBenchmark, benchmark_selection
+from halo_ray.benchmarks.train import TrainBenchmark, benchmark_train
 from halo_ray.job import exit_code
 
 BENCHMARKS = {
@@ -25,6 +27,7 @@ BENCHMARKS = {
     "scoring": (ScoringBenchmark, benchmark_scoring),
     "selection": (SelectionBenchmark, benchmark_selection),
     "data": (DataBenchmark, benchmark_data),
+    "train": (TrainBenchmark, benchmark_train),
 }
 
 

@@ -90,7 +90,7 @@ def train_loop_per_worker(job: TrainJob) -> dict[str, Any]:
     """One training stage; every worker runs this, each with its share of every step's batch.
 
     Returns:
-        JSON-able: the last ``loss`` that was logged, and how many ``bad_steps`` were left out.
+        JSON-able: the last step's ``loss``, how many ``bad_steps`` were left out, and ``samples_per_second``.
     """
     config = job.training
     worker = Worker.join(config, job.device, job.seed)
@@ -125,8 +125,9 @@ def train_loop_per_worker(job: TrainJob) -> dict[str, Any]:
             if job.checkpoint_steps and (step + 1) % job.checkpoint_steps == 0:
                 log.flush()
                 _save(job, run, worker, _within(job, step + 1), step + 1, bad.count)
+        found = {"loss": log.loss, "bad_steps": bad.count, "samples_per_second": log.samples_per_second}
     _save(job, run, worker, job.directory, job.steps, bad.count)
-    return {"loss": log.loss, "bad_steps": bad.count}
+    return found
 
 
 class BadSteps:

@@ -42,7 +42,7 @@ def train(
         labels: of the pool: none, those bought up to this round, or all there are.
 
     Returns:
-        JSON-able: ``checkpoint``, which is ``directory``, the last ``loss`` and how many ``bad_steps`` were left out.
+        JSON-able: ``checkpoint``, which is ``directory``, and what the loop returned.
 
     Raises:
         InputError: training cannot go on without a change; the message says which.

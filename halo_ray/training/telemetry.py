@@ -69,6 +69,8 @@ class StageLog:
         self._gauges = {
             name: Gauge(f"halo_ray_{name}", description=text, tag_keys=tags) for name, text in GAUGES.items() if files
         }
+        self._timed: tuple[float, int] | None = None
+        self._seen = 0
         self._means: dict[str, Tensor] = {}
         self._values: dict[str, float] = {}
         self._samples, self._since, self._shown = 0, time.perf_counter(), 0.0
@@ -76,6 +78,7 @@ class StageLog:
     def add(self, means: dict[str, Tensor], said: Sequence[Segmentation], part: Sequence[Samples]) -> None:
         """Takes note of a part of a step."""
         self._samples += sum(len(each.logits) for each in said)
+        self._seen += sum(len(each.logits) for each in said)
         self._means = {name: mean + self._means.get(name, 0) for name, mean in means.items()}
         self._last = said, part
 
@@ -89,6 +92,14 @@ class StageLog:
             self._write(step, rate, norm)
         self._means = {}
 
+    @property
+    def samples_per_second(self) -> float | None:
+        """Over all workers, from the first entry on, after which loading and start-up are behind; None before it."""
+        if self._timed is None or self._seen == self._timed[1]:
+            return None
+        samples = (self._seen - self._timed[1]) * self._worker.world_size
+        return samples / (time.perf_counter() - self._timed[0])
+
     def flush(self) -> None:
         if self._files:
             self._files.flush()
@@ -96,6 +107,8 @@ class StageLog:
     def _write(self, step: int, rate: float, norm: Tensor) -> None:
         means = {name: float(self._worker.sum(mean)) for name, mean in self._means.items()}
         self.loss = self._losses.weighted(means)
+        if self._timed is None:
+            self._timed = time.perf_counter(), self._seen
         if not self._files:
             return
         seconds, self._since = time.perf_counter() - self._since, time.perf_counter()
