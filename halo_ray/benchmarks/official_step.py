@@ -32,7 +32,7 @@ class OfficialStep:
         self._model, self._curvature = model, model.curvature
         mlr = model.head.classifier
         assert isinstance(mlr, nn.Module)
-        points, normals = mlr.points.detach().double(), mlr.normals.detach().double()  # type: ignore[operator,union-attr]
+        points, normals = mlr.points.detach().double(), mlr.normals.detach().double()  # type: ignore[operator]
         self._mlr = PoincareMLRFloat64(points, normals, self._curvature).to(parts[0].labels.device)
         self._source, self._target = (part.images for part in parts)
         self._source_labels, self._target_labels = parts[0].labels.long(), _dense(parts[1]).long()
@@ -53,7 +53,7 @@ class OfficialStep:
         if (self._target_labels != IGNORE).sum() != 0:
             loss = loss + F.cross_entropy(target, self._target_labels, ignore_index=IGNORE)
         unlikely = (p < THRESHOLD).detach()
-        loss = loss + (-unlikely * torch.log(1 - p + EPS)).sum() / unlikely.sum()
+        loss = loss + (-1 * unlikely * torch.log(1 - p + EPS)).sum() / unlikely.sum()
         loss.backward()  # type: ignore[no-untyped-call]
         for optimizer in self._optimizers:
             optimizer.step()

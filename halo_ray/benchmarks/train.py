@@ -106,8 +106,8 @@ def _loops(settings: TrainBenchmark) -> str:
     process = f"{settings.workers} workers" if settings.workers else "local mode"
     return (
         f"{settings.backbone}, {settings.input_height}x{settings.input_width}, {settings.batch} images a step, "
-        f"{settings.threads} threads: Ray Train ({process}) with Ray Data {ray:.2f} samples a second, a bare loop with a "
-        f"DataLoader {bare:.2f}: {ray / bare:.2f} of it (medians of {settings.runs})"
+        f"{settings.threads} threads: Ray Train ({process}) with Ray Data {ray:.2f} samples a second, a bare loop "
+        f"with a DataLoader {bare:.2f}: {ray / bare:.2f} of it (medians of {settings.runs})"
     )
 
 
