@@ -33,6 +33,8 @@ class FeatureJob:
     classes: int
     split: str
     size: tuple[int, int]
+    seed: int
+    """That of pretraining: a backbone without weights starts as it does there."""
 
 
 class FeatureExtractor:
@@ -41,6 +43,7 @@ class FeatureExtractor:
     def __init__(self, job: FeatureJob, device: str) -> None:
         torch.set_num_threads(SCORING_THREADS)
         self._job, self._device, self._storage = job, device, Storage(job.storage_uri)
+        torch.manual_seed(job.seed)
         self._model = build_model(job.model, job.classes).eval().to(device)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -74,7 +77,8 @@ def _of_split(context: Context, split: str) -> tuple[str, Any]:
     """Computes the features of a split; gives their size and shapes."""
     config, table = context.config, getattr(context.splits, split)
     height, width = size = config.data.source_size if split == "source" else context.input_size
-    job = FeatureJob(context.storage.uri, context.model, len(context.classes.classes), split, size)
+    classes, seed = len(context.classes.classes), context.round_seed(0)
+    job = FeatureJob(context.storage.uri, context.model, classes, split, size, seed)
     results = compute_on_actors(table, DecodeImages(size), FeatureExtractor, {"job": job}, config.execution)
     done, shapes = 0, None
     with progress(f"features of {split}", table.num_rows, "image", lambda: done), arrow_batches(results) as batches:

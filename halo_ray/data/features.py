@@ -67,7 +67,7 @@ class Features:
         joined = np.stack([np.frombuffer(row, np.float32) for row in rows])
         maps, start = [], 0
         for channels, height, width, last in self.shapes[size]:
-            part = torch.from_numpy(joined[:, start : start + channels * height * width])
+            part = torch.from_numpy(joined[:, start : start + channels * height * width]).contiguous()
             start += part.shape[1]
             if last:
                 maps.append(part.reshape(-1, height, width, channels).permute(0, 3, 1, 2))

@@ -126,6 +126,8 @@ def train_loop_per_worker(job: TrainJob) -> dict[str, Any]:
                 log.flush()
                 _save(job, run, worker, _within(job, step + 1), step + 1, bad.count)
         found = {"loss": log.loss, "bad_steps": bad.count, "samples_per_second": log.samples_per_second}
+    if not _finite(run.model):
+        raise _stop(job, run, worker, bad, job.steps - 1, batch)
     _save(job, run, worker, job.directory, job.steps, bad.count)
     return found
 
@@ -150,8 +152,7 @@ class BadSteps:
 def _stop(job: TrainJob, run: Run, worker: Worker, bad: BadSteps, step: int, batch: pa.Table) -> InputError:
     """What is wrong after too many bad steps; the weights as they were before those are stored."""
     before = step + 1 - bad.in_row
-    if all(value.isfinite().all() for value in run.model.state_dict().values()):
-        _save(job, run, worker, _within(job, before), before, bad.count - bad.in_row)
+    _save(job, run, worker, _within(job, before), before, bad.count - bad.in_row)
     last = last_checkpoint(job.storage, job.directory) or job.start or "none before this stage"
     return InputError(
         f"the training loss became NaN or infinite in {bad.in_row} steps in a row, from step {before} to step {step} "
@@ -200,14 +201,18 @@ def _parts(batch: pa.Table, config: TrainingConfig) -> list[pa.Table]:
     return [batch.take(list(range(first, batch.num_rows, config.accumulation))) for first in range(config.accumulation)]
 
 
+def _finite(model: Segmenter) -> bool:
+    return all(bool(value.isfinite().all()) for value in model.state_dict().values())
+
+
 def _within(job: TrainJob, step: int) -> str:
     """Name of the checkpoint after so many steps of a stage that is not done."""
     return f"{job.directory}-run/{step:08d}"
 
 
 def _save(job: TrainJob, run: Run, worker: Worker, name: str, step: int, bad_steps: int) -> None:
-    """Worker 0 stores a checkpoint, and deletes old ones of the stage."""
-    if worker.rank:
+    """Worker 0 stores a checkpoint, if its weights are numbers, and deletes old ones of the stage."""
+    if worker.rank or not _finite(run.model):
         return
     storage = job.storage
     state = {"step": step, "bad_steps": bad_steps}

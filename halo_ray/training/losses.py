@@ -143,7 +143,7 @@ class Losses:
         return dict(zip(("source", "target", "consistency"), self._over_workers(torch.stack(own).sum(0)), strict=True))
 
     def __call__(
-        self, logits: Sequence[Tensor], parts: Sequence[Samples], counts: dict[str, Tensor]
+        self, logits: Sequence[Tensor], parts: Sequence[Samples], counts: dict[str, Tensor], of: int = 1
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Part of a step's loss: its gradient, averaged over workers and summed over parts, is that of the whole.
 
@@ -153,6 +153,7 @@ class Losses:
         Args:
             logits: (N, C, h, w) of each of ``parts``.
             counts: of the whole step.
+            of: parts that the step is computed in; negative learning is the average of their means.
 
         Returns:
             The loss; and its terms without their weights, whose sums over workers and parts are the means.
@@ -163,7 +164,7 @@ class Losses:
             total = torch.stack([term[name][0] for term in terms]).sum()
             count = counts.get(name)
             if count is None:
-                count = self._over_workers(torch.stack([term[name][1] for term in terms]).sum())
+                count = of * self._over_workers(torch.stack([term[name][1] for term in terms]).sum())
             means[name] = total / count.clamp_min(1).to(total.dtype)
         loss = torch.stack([self._weights[name] * mean for name, mean in means.items()]).sum() * self._workers
         return loss, {name: mean.detach() for name, mean in means.items()}

@@ -18,7 +18,8 @@ MOMENTUM = 0.9
 class Optimizers:
     """Torch's optimizer for all weights but those on the ball, which geoopt's moves along geodesics.
 
-    On flat weights the two are the same update; torch's takes many weights at once.
+    On flat weights the two are the same update, but that geoopt's SGD begins with a whole gradient as its momentum;
+    torch's takes many weights at once.
 
     Args:
         learning_rate: of the backbone at a schedule's factor of 1.
@@ -84,6 +85,9 @@ class Optimizers:
             optimizer.load_state_dict(state[name])
             for group, rate in zip(optimizer.param_groups, base, strict=True):
                 group["base_lr"] = rate
+            if name == "curved":  # torch makes the number of steps a float32 tensor, geoopt counts in whole numbers
+                for values in optimizer.state.values():
+                    values.update({"step": int(values["step"])} if "step" in values else {})
 
     def _trained(self) -> Iterator[nn.Parameter]:
         return (p for p in self._model.parameters() if p.requires_grad)

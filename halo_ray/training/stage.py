@@ -21,6 +21,7 @@ from halo_ray.errors import InputError, one_line
 from halo_ray.features import stored_features
 from halo_ray.progress import progress, start_board
 from halo_ray.runtime import input_error, training_workers, uses_gpu
+from halo_ray.storage import Storage
 from halo_ray.training.loop import TrainJob, last_checkpoint, train_loop_per_worker
 from halo_ray.training.schedules import Schedule
 from halo_ray.training.telemetry import LogConfig
@@ -150,11 +151,12 @@ def _workers(context: Context) -> int | tuple[int, int]:
 
 def _plan(context: Context, job: TrainJob) -> str:
     """What the stage will do, for the log."""
-    workers, training = _workers(context), job.training
+    workers, training, last = _workers(context), job.training, last_checkpoint(context.storage, job.directory)
+    begin = f", from step {_step(context.storage, last)} on," if last else ""
     many = f"{workers[0]} to {workers[1]}" if isinstance(workers, tuple) else str(max(workers, 1))
     parts = f", each in {training.accumulation} parts" if training.accumulation > 1 else ""
     return (
-        f"{job.directory}: {job.steps} steps of {job.batch} images over {many} training process"
+        f"{job.directory}: {job.steps} steps{begin} of {job.batch} images over {many} training process"
         f"{'' if many == '1' else 'es'}{parts}; learning rate {job.learning_rate:g}, of the head "
         f"{job.learning_rate * training.head_factor:g}, whatever the number of processes"
     )
@@ -188,11 +190,16 @@ def _fit(context: Context, job: TrainJob) -> Result:
                 raise said from error
             if failures == execution.max_failures:
                 raise
-            last = last_checkpoint(storage, job.directory)
-            step = (load_state(storage, last) or {"step": 0})["step"] if last else 0
+            step = _step(storage, last_checkpoint(storage, job.directory))
             print(
                 f"{job.directory}: training was interrupted ({one_line(error)}); it goes on from step {step}, attempt "
                 f"{failures + 2} of {execution.max_failures + 1}",
                 flush=True,
             )
     raise AssertionError("the last attempt returns or raises")
+
+
+def _step(storage: Storage, checkpoint: str | None) -> int:
+    """Steps that were taken when a checkpoint was written; 0 without one."""
+    state = load_state(storage, checkpoint) if checkpoint else None
+    return int(state["step"]) if state else 0

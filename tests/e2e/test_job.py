@@ -25,10 +25,10 @@ def ray_directory() -> Iterator[str]:
         yield directory
 
 
-def start(output_dir: Path, ray_directory: str) -> subprocess.Popen[str]:
+def start(output_dir: Path, ray_directory: str, *options: str) -> subprocess.Popen[str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     return subprocess.Popen(
-        [sys.executable, "jobs/run_al.py", "--preset", "tiny", "--output_dir", str(output_dir)],
+        [sys.executable, "jobs/run_al.py", "--preset", "tiny", "--output_dir", str(output_dir), *options],
         cwd=ROOT,
         env={**environment, "RAY_TMPDIR": ray_directory},
         stdout=subprocess.PIPE,
@@ -38,10 +38,10 @@ def start(output_dir: Path, ray_directory: str) -> subprocess.Popen[str]:
 
 
 def results(output_dir: Path) -> tuple[dict[str, bytes], list[dict]]:
-    """Bytes of every ledger and selection file, and the metrics without their times."""
+    """Bytes of every ledger, selection and weights file, and the metrics without their times."""
     kept = {
         str(path.relative_to(output_dir)): path.read_bytes()
-        for pattern in ("rounds/*/annotations/*", "rounds/*/selection.json")
+        for pattern in ("rounds/*/annotations/*", "rounds/*/selection.json", "**/*.safetensors")
         for path in output_dir.glob(pattern)
     }
     records = [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
@@ -104,3 +104,26 @@ def test_killed_and_run_again_ends_as_if_undisturbed(
     assert process.returncode == 0, err
     assert bought.stat().st_mtime_ns == marker  # nothing was asked again
     assert results(output_dir) == results(undisturbed[0])
+
+
+def test_killed_within_training_goes_on_at_its_last_step(
+    undisturbed: tuple[Path, str, str], ray_directory: str, tmp_path: Path
+) -> None:
+    output_dir, options = tmp_path / "killed", ("--execution.checkpoint_steps", "2")
+    process = start(output_dir, ray_directory, *options)
+    checkpoint = output_dir / "rounds/001/checkpoint-run/00000004/training.json"
+    deadline = time.monotonic() + 300
+    while not checkpoint.exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "no checkpoint was written in 300 s"
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (output_dir / "stages/rounds/001/train.json").exists()
+
+    process = start(output_dir, ray_directory, *options)
+    out, err = process.communicate(timeout=400)
+    assert process.returncode == 0, err
+    assert re.search(r"rounds/001/checkpoint: 8 steps, from step [46] on, of 4 images", out)
+    assert results(output_dir) == results(undisturbed[0])
+    assert not list(output_dir.glob("**/*-run"))

@@ -1,49 +1,93 @@
-"""Training on Ray Train: what the workers share, and what the labels change."""
+"""A training stage on Ray Train: what its workers share, what the labels change, and what it survives."""
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import ray
 import torch
+from ray.util.state import list_actors
 
 from halo_ray.checkpoint import load_model
 from halo_ray.config import Config
 from halo_ray.context import open_experiment
 from halo_ray.data.transforms import AugmentationConfig
 from halo_ray.errors import InputError
+from halo_ray.models.segmenter import Segmenter
 from halo_ray.runtime import input_error
-from halo_ray.training import TrainingConfig, check_workers, train
+from halo_ray.training.losses import LossConfig
+from halo_ray.training.optimizers import Optimizers
+from halo_ray.training.stage import train
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
+Weights = dict[str, torch.Tensor]
 
-def weights(config: Config, name: str = "model") -> dict[str, torch.Tensor]:
-    """The weights of a short pretraining."""
+
+def weights(config: Config, name: str = "model", **how: object) -> Weights:
+    """The weights after a stage; a short pretraining unless ``how`` says otherwise."""
     with open_experiment(config) as context:
-        found = train(context, name, start=None, seed=3)
+        found = train(context, name, start=None, **how)
         assert found["checkpoint"] == name
         return load_model(context.storage, name).state_dict()
 
 
-def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+def difference(one: Weights, other: Weights) -> float:
     return max(float((one[key].double() - other[key].double()).abs().max()) for key in one)
 
 
-def test_two_workers_train_as_one_with_the_whole_batch(configure: Callable[[], Config]) -> None:
-    config = configure()
-    # Frozen: batch norms see the batch of their own worker alone. Plain SGD: Adam divides small sums by themselves.
-    config = replace(
+def workers(config: Config, number: int | tuple[int, int], **changes: object) -> Config:
+    return replace(config, execution=replace(config.execution, num_workers=number, cpus_per_worker=0.3, **changes))
+
+
+def exact(config: Config, **training: object) -> Config:
+    """With all that makes a step's gradient a sum over its pixels, in float64: no batch statistics, no dropout."""
+    model = replace(config.model, hfr="resolution-free", frozen_batch_norm=True, frozen_hfr_norm=True)
+    settings = {
+        "precision": "float64",
+        "round_steps": 20,
+        "losses": LossConfig(negative=1.0, consistency=0.1),
+        "augment": AugmentationConfig(color_jitter=0.3),
+        "clip_norm": 1.0,
+        "optimizer": "sgd",
+        "round_learning_rate": 0.01,
+        **training,
+    }
+    return replace(
         config,
-        model=replace(config.model, frozen_backbone=True),
-        training=replace(config.training, optimizer="sgd", augment=AugmentationConfig(color_jitter=0.3)),
+        model=model,
+        acquisition=replace(config.acquisition, rounds=1),
+        training=replace(config.training, **settings),
     )
-    alone = weights(config, "alone")
-    together = weights(replace(config, execution=replace(config.execution, num_workers=2)), "together")
-    start = weights(replace(config, training=replace(config.training, learning_rate=1e-12)), "start")
+
+
+@pytest.mark.parametrize(
+    ("number", "settings"), [(2, {}), (3, {"optimizer": "adam"})], ids=["2 equal shares, sgd", "3 unequal shares, adam"]
+)
+def test_workers_train_as_one_with_the_whole_batch(
+    configure: Callable[[], Config], number: int, settings: dict[str, object]
+) -> None:
+    config = exact(configure(), **settings)
+    all_labels = {"number": 1, "labels": "all"}  # so that every term of the loss has pixels
+    alone = weights(config, "alone", **all_labels)
+    together = weights(workers(config, number), "together", **all_labels)
+    start = weights(replace(config, training=replace(config.training, pretrain_steps=0)), "start")
+    assert next(iter(alone.values())).dtype == torch.float64
     assert difference(alone, start) > 1e-3  # it did learn something
-    assert difference(alone, together) < 1e-5
+    assert difference(alone, together) < 1e-8
+
+
+def test_parts_of_a_step_add_up_to_its_gradient(configure: Callable[[], Config]) -> None:
+    whole = weights(exact(configure(), losses=LossConfig(consistency=0.1)), "whole", number=1, labels="all")
+    cut = exact(configure(), losses=LossConfig(consistency=0.1), accumulation=3)
+    assert difference(whole, weights(cut, "cut", number=1, labels="all")) < 1e-8
 
 
 def test_training_again_gives_the_same_weights(configure: Callable[[], Config]) -> None:
@@ -51,12 +95,46 @@ def test_training_again_gives_the_same_weights(configure: Callable[[], Config]) 
     assert difference(weights(config, "one"), weights(config, "other")) == 0
 
 
+def test_as_many_workers_as_the_cluster_has_room_for(configure: Callable[[], Config]) -> None:
+    config = exact(configure())
+    assert difference(weights(config, "alone"), weights(workers(config, (1, 2)), "elastic")) < 1e-8
+
+
+def kill_worker(checkpoint: Path, killed: list[int]) -> None:
+    """Kills a process of Ray Train with SIGKILL, once a checkpoint is whole."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (checkpoint / "training.json").exists():
+        time.sleep(0.01)
+    actors = list_actors(address=ray.get_runtime_context().gcs_address, filters=[("state", "=", "ALIVE")])
+    processes = [actor.pid for actor in actors if "RayTrainWorker" in actor.class_name]
+    os.kill(processes[-1], signal.SIGKILL)
+    killed.append(processes[-1])
+
+
+def test_a_killed_worker_changes_nothing(
+    configure: Callable[[], Config], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    config = configure()
+    config = replace(config, training=replace(config.training, pretrain_steps=30))
+    undisturbed = weights(workers(config, 2), "undisturbed")
+    killed: list[int] = []
+    checkpoint = tmp_path / "experiment/killed-run/00000004"
+    killer = threading.Thread(target=kill_worker, args=(checkpoint, killed))
+    killer.start()
+    found = weights(workers(config, 2, checkpoint_steps=2), "killed")
+    killer.join()
+    assert killed
+    assert "killed: training was interrupted" in capsys.readouterr().out
+    assert difference(found, undisturbed) == 0
+    assert not (tmp_path / "experiment/killed-run").exists()
+
+
 def test_all_but_the_backbone_learns_faster_by_the_factor(configure: Callable[[], Config]) -> None:
     config = configure()
     model = replace(config.model, decoder="deeplabv3plus", hfr="official", frozen_batch_norm=True)
     training = replace(config.training, optimizer="sgd", pretrain_steps=1, learning_rate=1e-3, weight_decay=0.0)
 
-    def trained(name: str, **settings: float) -> dict[str, torch.Tensor]:
+    def trained(name: str, **settings: float) -> Weights:
         return weights(replace(config, model=model, training=replace(training, **settings)), name)
 
     start, slow, fast = trained("start", learning_rate=1e-12), trained("slow"), trained("fast", head_factor=10.0)
@@ -74,40 +152,79 @@ def test_all_but_the_backbone_learns_faster_by_the_factor(configure: Callable[[]
 def test_data_parallel_training_waits_for_no_unused_weight(configure: Callable[[], Config]) -> None:
     config = configure()
     # MobileNetV2's last convolution lies behind its last feature map, and so behind the logits.
-    config = replace(
-        config,
-        model=replace(config.model, backbone="mobilenet-v2", decoder="deeplabv3plus", hfr="official", output_stride=16),
-        execution=replace(config.execution, num_workers=2),
-    )
-    trained = weights(config)
+    model = replace(config.model, backbone="mobilenet-v2", decoder="deeplabv3plus", hfr="official", output_stride=16)
+    trained = weights(workers(replace(config, model=model), 2))
     assert all(value.isfinite().all() for value in trained.values())
 
 
-def test_a_loss_that_explodes_is_said_in_one_sentence(configure: Callable[[], Config]) -> None:
+def test_a_loss_that_explodes_ends_with_the_last_good_checkpoint(
+    configure: Callable[[], Config], tmp_path: Path
+) -> None:
     config = configure()
-    config = replace(config, training=replace(config.training, optimizer="sgd", learning_rate=1e30, pretrain_steps=30))
-    with pytest.raises(Exception, match="loss became") as caught:
+    training = replace(config.training, optimizer="sgd", learning_rate=1e30, pretrain_steps=30, stop_after_bad_steps=3)
+    config = replace(config, training=training, execution=replace(config.execution, checkpoint_steps=1))
+    with pytest.raises(Exception, match="3 steps in a row") as caught:
         weights(config)
-    assert "training.learning_rate" in str(input_error(caught.value))
+    said = str(input_error(caught.value))
+    assert "training.learning_rate" in said
+    ids = [path.stem for path in Path(config.data_root, "day/images").iterdir()]
+    assert any(f"samples {name}" in said for name in ids), said
+    kept = said.rpartition("last good checkpoint is ")[2]
+    with open_experiment(config) as context:
+        assert all(value.isfinite().all() for value in load_model(context.storage, kept).state_dict().values())
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"pretrain_steps": 0}, r"training\.pretrain_steps is 0"),
-        ({"learning_rate": 0.0}, r"training\.learning_rate is 0\.0"),
-        ({"learning_rate": float("nan")}, r"training\.learning_rate is nan"),
-        ({"target_weight": -1.0}, r"training\.target_weight is -1\.0"),
-    ],
-)
-def test_a_wrong_setting_is_named(settings: dict, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        TrainingConfig(**settings)
+def test_a_bad_step_is_left_out_and_its_samples_are_named(
+    configure: Callable[[], Config], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, clip, calls = configure(), Optimizers.clip, []
+
+    def sometimes(self: Optimizers, most: float | None) -> torch.Tensor:
+        calls.append(clip(self, most))
+        return torch.tensor(float("nan")) if len(calls) == 4 else calls[-1]
+
+    three = replace(config, training=replace(config.training, pretrain_steps=3, poly_power=0.0))
+    expected = weights(three, "three")
+    monkeypatch.setattr(Optimizers, "clip", sometimes)
+    calls.clear()
+    with open_experiment(replace(three, training=replace(three.training, pretrain_steps=4))) as context:
+        found = train(context, "four", start=None)
+        assert found["bad_steps"] == 1
+        # The fourth step changed no weight.
+        four = load_model(context.storage, "four").state_dict()
+    learned = {key: value for key, value in expected.items() if "running" not in key and "tracked" not in key}
+    assert difference(learned, four) == 0
+    assert "step 3 is left out: its gradient is nan; samples of this worker: " in capsys.readouterr().out
 
 
-def test_batches_must_divide_among_the_workers() -> None:
-    config = TrainingConfig(source_batch=4, target_batch=2)
-    check_workers(config, 0)
-    check_workers(config, 2)
-    with pytest.raises(InputError, match=r"training\.target_batch 2 .* 4 training workers"):
-        check_workers(config, 4)
+def test_a_device_that_is_too_small_names_what_takes_less(
+    configure: Callable[[], Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(self: Segmenter, images: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(Segmenter, "forward", out_of_memory)
+    with pytest.raises(InputError, match="2 source and 2 pool images of 96x64 pixels") as caught:
+        weights(configure())
+    for key in ("training.source_batch", "data.height", "training.accumulation", "training.precision"):
+        assert key in str(caught.value)
+
+
+def test_labels_and_pool_images_of_each_protocol(configure: Callable[[], Config]) -> None:
+    from halo_ray.annotations.ledger import Ledger
+    from halo_ray.training.stage import _images
+
+    for protocol, negative, labels, expected in (
+        ("source_target", 0.0, "none", ("all", 0)),
+        ("source_target", 0.0, "bought", ("all", 0)),
+        ("source_target", 1.0, "bought", ("all", "all")),
+        ("source_free", 1.0, "bought", (0, "all")),
+        ("fully_supervised", 0.0, "all", ("all", "all")),
+    ):
+        config = configure()
+        training = replace(config.training, protocol=protocol, losses=LossConfig(negative=negative))
+        with open_experiment(replace(config, training=training)) as context:
+            found = _images(context, 1, labels, Ledger(context.storage).sparse_labels(1))
+            whole = context.splits.source, context.splits.pool
+        rows = tuple(table.num_rows for table in found)
+        assert rows == tuple(table.num_rows if e == "all" else 0 for e, table in zip(expected, whole, strict=True))
