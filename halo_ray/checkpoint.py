@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import pickle
 from typing import Any
 
 import torch
@@ -40,10 +41,10 @@ def write_checkpoint(
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     buffer = io.BytesIO()
     torch.save(optimizer, buffer)
-    storage.write_json(f"{name}/{MODEL_FILE}", description)
-    storage.write(f"{name}/{WEIGHTS_FILE}", save(weights))
-    storage.write(f"{name}/{_OPTIMIZER}", buffer.getvalue())
-    storage.write_json(f"{name}/{_STATE}", state)
+    storage.write_json(_file(name, MODEL_FILE), description)
+    storage.write(_file(name, WEIGHTS_FILE), save(weights))
+    storage.write(_file(name, _OPTIMIZER), buffer.getvalue())
+    storage.write_json(_file(name, _STATE), state)
 
 
 def load_model(storage: Storage, name: str) -> Segmenter:
@@ -54,7 +55,7 @@ def load_model(storage: Storage, name: str) -> Segmenter:
     """
     try:
         description = load_description(storage, name)
-        model, weights = rebuild_model(description), load(storage.read(f"{name}/{WEIGHTS_FILE}"))
+        model, weights = rebuild_model(description), load(storage.read(_file(name, WEIGHTS_FILE)))
         model.to(weights["head.classifier.weight" if model.curvature == 0 else "head.classifier.normals"].dtype)
         model.load_state_dict(weights)
     except (OSError, KeyError, TypeError, SafetensorError, RuntimeError) as error:
@@ -67,24 +68,39 @@ def load_model(storage: Storage, name: str) -> Segmenter:
 
 def load_description(storage: Storage, name: str) -> dict[str, Any]:
     """What describes the model of a checkpoint."""
-    description: dict[str, Any] = storage.read_json(f"{name}/{MODEL_FILE}")
+    description: dict[str, Any] = storage.read_json(_file(name, MODEL_FILE))
     return description
 
 
 def load_optimizer_state(storage: Storage, name: str) -> dict[str, Any]:
-    data = io.BytesIO(storage.read(f"{name}/{_OPTIMIZER}"))
-    state: dict[str, Any] = torch.load(data, weights_only=True, map_location="cpu")
+    """The state of the optimizers that the checkpoint ``name`` was written with.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    try:
+        data = io.BytesIO(storage.read(_file(name, _OPTIMIZER)))
+        state: dict[str, Any] = torch.load(data, weights_only=True, map_location="cpu")
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"checkpoint {storage.uri}/{name}: {_OPTIMIZER} cannot be read ({one_line(error)}): restore it from a copy"
+        ) from error
     return state
 
 
 def load_state(storage: Storage, name: str) -> dict[str, Any] | None:
     """Where training stood; None where there is no whole checkpoint."""
-    if not storage.exists(f"{name}/{_STATE}"):
+    if not storage.exists(_file(name, _STATE)):
         return None
-    state: dict[str, Any] = storage.read_json(f"{name}/{_STATE}")
+    state: dict[str, Any] = storage.read_json(_file(name, _STATE))
     return state
 
 
 def weights_checksum(storage: Storage, name: str) -> str:
     """Names the model in the ledger: the first half of the SHA-256 of its weights file."""
-    return hashlib.sha256(storage.read(f"{name}/{WEIGHTS_FILE}")).hexdigest()[:32]
+    return hashlib.sha256(storage.read(_file(name, WEIGHTS_FILE))).hexdigest()[:32]
+
+
+def _file(name: str, file: str) -> str:
+    """A file of a checkpoint, which may be the storage's own directory."""
+    return f"{name}/{file}" if name else file

@@ -23,7 +23,7 @@ from halo_ray.data.readers import SplitConfig
 from halo_ray.data.synthetic import CLASSES, render_scene
 from halo_ray.models.build import ModelConfig
 from halo_ray.runtime import ExecutionConfig
-from halo_ray.training import TrainingConfig
+from halo_ray.training.config import TrainingConfig
 
 ROOT = Path(__file__).parents[1]
 SIZES = {"day": (64, 96), "night": (72, 100), "check": (64, 96)}

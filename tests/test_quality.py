@@ -86,3 +86,19 @@ def test_miou_star_is_the_mean_over_the_classes_that_it_names() -> None:
     assert quality(confusion, (0, 2)).miou_star == pytest.approx((6 / 10 + 1) / 2)
     assert quality(confusion, (1, 3)).miou_star == pytest.approx(4 / 8)
     assert quality(confusion, (0, 2)).miou == pytest.approx((6 / 10 + 4 / 8 + 1) / 3)
+
+
+@pytest.mark.parametrize("void", [0, 0.4])
+def test_the_accuracy_of_a_class_is_the_share_of_its_pixels_that_are_right(void: float) -> None:
+    label, guess = maps(2, 6, void)
+    label[label == 4] = 1  # never labelled, though guessed
+    expected = []
+    for cls in range(6):
+        own = guess[label == cls]
+        expected.append(np.mean(own == cls) if len(own) else None)
+    found = quality(confusion_matrix(label, guess, 6))
+    assert expected[4] is None
+    assert (guess == 4).any()
+    assert found.class_accuracy == pytest.approx(expected)
+    known = [share * (label == cls).sum() for cls, share in enumerate(expected) if share is not None]
+    assert sum(known) / (label != IGNORE).sum() == pytest.approx(found.accuracy)

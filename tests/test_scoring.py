@@ -35,6 +35,7 @@ JOB = ScoringJob(
     pool_pixels=6 * 72 * 100,
     seed=1,
     never=None,
+    features=None,
     maps=None,
     problems="problems",
 )
@@ -149,7 +150,9 @@ def test_scores_that_are_not_numbers_are_left_out_and_recorded(
 ) -> None:
     scorer._bounds = {"own_scores.half": float("-inf")}
     scorer._job = replace(scorer._job, functions=("own_scores.half",))
-    scorer._coordinator = SimpleNamespace(add=SimpleNamespace(remote=lambda _: ray.put({"own_scores.half": -1e30})))
+    scorer._coordinator = SimpleNamespace(
+        add=SimpleNamespace(remote=lambda _reports, _places: ray.put({"own_scores.half": -1e30}))
+    )
     found = scorer(images)
     assert ids(found) == {"0", "1", "2", "3", "4", "5"}
     assert min(found["y"].to_pylist()) >= 36

@@ -154,6 +154,12 @@ def build_backbone(
     return backbone
 
 
+def architecture(name: str) -> dict[str, Any]:
+    """The transformers configuration of a name as build_backbone takes it; raises InputError as that does."""
+    found: dict[str, Any] = _architecture(name, None).to_dict()
+    return found
+
+
 def locate(key: str, name: str, known: Collection[str] = ()) -> str:
     """``name`` as every process can use it: a file or folder by its absolute path; a hub id or ``known`` as it is.
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from halo_ray.errors import InputError, one_line
-from halo_ray.models.backbones import ARCHITECTURES, Backbone, build_backbone, locate
+from halo_ray.models.backbones import ARCHITECTURES, Backbone, architecture, build_backbone, locate
 from halo_ray.models.decoders import DeepLabV2Decoder, DeepLabV3PlusDecoder, FusionDecoder, SegformerDecoder
 from halo_ray.models.norms import freeze_batch_norms
 from halo_ray.models.pretrained import load_pretrained
@@ -91,6 +91,10 @@ _SHAPED_BY = (
 """Settings that a checkpoint's network must have been built with."""
 
 
+_BACKBONE_SHAPED_BY = ("model_type", "hidden_sizes", "depths", "layer_type", "embedding_size", "depth_multiplier")
+"""The same of a transformers configuration."""
+
+
 def located(config: ModelConfig) -> ModelConfig:
     """``config`` with the files and folders that it names by absolute path, for processes in other directories.
 
@@ -134,12 +138,13 @@ def _from_checkpoint(config: ModelConfig, classes: int) -> Segmenter:
     if differ:
         raise InputError(
             f"model.pretrained: checkpoint {folder} is of another network: "
-            + ", ".join(f"model.{key} is {there.get(key)} there and {wanted[key]} here" for key in differ)
+            + ", ".join(f"{_setting(key)} is {there.get(key)} there and {wanted[key]} here" for key in differ)
         )
-    own = ARCHITECTURES.get(config.backbone)
-    if own is not None and any(backbone.get(key) != value for key, value in own.items()):
+    own = architecture(config.backbone)
+    if any(own.get(key) != backbone.get(key) for key in _BACKBONE_SHAPED_BY):
         raise InputError(
-            f"model.pretrained: checkpoint {folder} has another backbone than {config.backbone}: name its own"
+            f"model.pretrained: checkpoint {folder} is of another network: model.backbone is "
+            f"{description['model']['backbone']} there and {config.backbone} here"
         )
     model = _assemble(config, classes, backbone_config=backbone)
     try:
@@ -149,6 +154,10 @@ def _from_checkpoint(config: ModelConfig, classes: int) -> Segmenter:
             f"model.pretrained: checkpoint {folder} does not fit its own description: restore it from a copy"
         ) from error
     return model
+
+
+def _setting(key: str) -> str:
+    return "the number of classes (data.class_set)" if key == "classes" else f"model.{key}"
 
 
 def describe_model(config: ModelConfig, classes: int, model: Segmenter) -> dict[str, Any]:

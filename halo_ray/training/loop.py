@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -74,6 +74,12 @@ class TrainJob:
         """Opened in this process."""
         return Storage(self.storage_uri)
 
+    def samples(self, step: int) -> list[str]:
+        """Image ids of a step, over all workers."""
+        rows: pa.Table = ray.get(self.rows)
+        ids: list[str] = rows["image_id"].slice(step * self.batch, self.batch).to_pylist()
+        return ids
+
 
 @dataclass
 class Run:
@@ -83,14 +89,14 @@ class Run:
     optimizers: Optimizers
     description: dict[str, Any]
     step: int = 0
-    bad_steps: int = 0
+    bad_steps: Sequence[int] = ()
 
 
 def train_loop_per_worker(job: TrainJob) -> dict[str, Any]:
     """One training stage; every worker runs this, each with its share of every step's batch.
 
     Returns:
-        JSON-able: the last step's ``loss``, how many ``bad_steps`` were left out, and ``samples_per_second``.
+        JSON-able: the last step's ``loss``, the ``bad_steps`` that were left out, and ``samples_per_second``.
     """
     config = job.training
     worker = Worker.join(config, job.device, job.seed)
@@ -112,52 +118,51 @@ def train_loop_per_worker(job: TrainJob) -> dict[str, Any]:
                 with worker.accumulating(network, last=part is parts[-1]):
                     with worker.autocast():
                         said = [network(sample.images) for sample in part]
-                    loss, means = losses([each.logits for each in said], part, counts)
+                    loss, means = losses([each.logits for each in said], part, counts, len(parts))
                     loss.backward()  # type: ignore[no-untyped-call]
                 log.add(means, said, part)
             norm = run.optimizers.clip(config.clip_norm)
-            if bad.is_good(norm, step, batch):
+            if bad.is_good(norm, step):
                 run.optimizers.step()
             elif bad.in_row == config.stop_after_bad_steps:
-                raise _stop(job, run, worker, bad, step, batch)
+                raise _stop(job, run, worker, bad, step)
             run.optimizers.zero_grad()
             log.step(step, rate, norm)
             if job.checkpoint_steps and (step + 1) % job.checkpoint_steps == 0:
                 log.flush()
-                _save(job, run, worker, _within(job, step + 1), step + 1, bad.count)
-        found = {"loss": log.loss, "bad_steps": bad.count, "samples_per_second": log.samples_per_second}
+                _save(job, run, worker, _within(job, step + 1), step + 1, bad.steps)
+        speed = log.samples_per_second
     if not _finite(run.model):
-        raise _stop(job, run, worker, bad, job.steps - 1, batch)
-    _save(job, run, worker, job.directory, job.steps, bad.count)
-    return found
+        raise _stop(job, run, worker, bad, job.steps - 1)
+    _save(job, run, worker, job.directory, job.steps, bad.steps)
+    return {"loss": log.loss, "bad_steps": bad.steps, "samples_per_second": speed}
 
 
 class BadSteps:
-    """Counts the steps whose gradient is no number; all workers see the same gradient, so they agree."""
+    """The steps whose gradient was no number; all workers see the same gradient, so they agree."""
 
-    def __init__(self, count: int = 0) -> None:
-        self.count, self.in_row = count, 0
+    def __init__(self, steps: Sequence[int] = ()) -> None:
+        self.steps, self.in_row = list(steps), 0
 
-    def is_good(self, norm: torch.Tensor, step: int, batch: pa.Table) -> bool:
-        """Whether the step may be taken, by the norm of its gradient; ``batch`` holds this worker's samples."""
+    def is_good(self, norm: torch.Tensor, step: int) -> bool:
+        """Whether the step may be taken, by the norm of its gradient."""
         if torch.isfinite(norm):
             self.in_row = 0
             return True
-        self.count, self.in_row = self.count + 1, self.in_row + 1
-        ids = ", ".join(batch["image_id"].to_pylist())
-        print(f"step {step} is left out: its gradient is {norm.item()}; samples of this worker: {ids}", flush=True)
+        self.steps.append(step)
+        self.in_row += 1
         return False
 
 
-def _stop(job: TrainJob, run: Run, worker: Worker, bad: BadSteps, step: int, batch: pa.Table) -> InputError:
+def _stop(job: TrainJob, run: Run, worker: Worker, bad: BadSteps, step: int) -> InputError:
     """What is wrong after too many bad steps; the weights as they were before those are stored."""
     before = step + 1 - bad.in_row
-    _save(job, run, worker, _within(job, before), before, bad.count - bad.in_row)
+    _save(job, run, worker, _within(job, before), before, [earlier for earlier in bad.steps if earlier < before])
     last = last_checkpoint(job.storage, job.directory) or job.start or "none before this stage"
+    when = f"in {bad.in_row} steps in a row, from step {before} to step {step}" if bad.in_row else f"by step {step}"
     return InputError(
-        f"the training loss became NaN or infinite in {bad.in_row} steps in a row, from step {before} to step {step} "
-        f"with samples {', '.join(batch['image_id'].to_pylist())}: lower training.learning_rate, or set "
-        f"training.clip_norm; the last good checkpoint is {last}"
+        f"the training loss became NaN or infinite {when} with samples {', '.join(job.samples(step))}: lower "
+        f"training.learning_rate, or set training.clip_norm; the last good checkpoint is {last}"
     )
 
 
@@ -178,9 +183,7 @@ def _begin(job: TrainJob, worker: Worker) -> Run:
 
 def last_checkpoint(storage: Storage, directory: str) -> str | None:
     """The last whole checkpoint within the stage that writes ``directory``."""
-    names = [name for name in storage.directories(f"{directory}-run") if name.isdigit()]
-    found = [f"{directory}-run/{name}" for name in names]
-    return next((name for name in reversed(found) if load_state(storage, name)), None)
+    return next((name for name in reversed(_steps_within(storage, directory)) if load_state(storage, name)), None)
 
 
 @contextmanager
@@ -205,17 +208,22 @@ def _finite(model: Segmenter) -> bool:
     return all(bool(value.isfinite().all()) for value in model.state_dict().values())
 
 
+def _steps_within(storage: Storage, directory: str) -> list[str]:
+    """Checkpoints within a stage, the last one of which may be unfinished."""
+    return [f"{directory}-run/{name}" for name in storage.directories(f"{directory}-run") if name.isdigit()]
+
+
 def _within(job: TrainJob, step: int) -> str:
     """Name of the checkpoint after so many steps of a stage that is not done."""
     return f"{job.directory}-run/{step:08d}"
 
 
-def _save(job: TrainJob, run: Run, worker: Worker, name: str, step: int, bad_steps: int) -> None:
+def _save(job: TrainJob, run: Run, worker: Worker, name: str, step: int, bad_steps: list[int]) -> None:
     """Worker 0 stores a checkpoint, if its weights are numbers, and deletes old ones of the stage."""
     if worker.rank or not _finite(run.model):
         return
     storage = job.storage
     state = {"step": step, "bad_steps": bad_steps}
     write_checkpoint(storage, name, run.description, run.model, run.optimizers.state_dict(), state)
-    for old in sorted(storage.directories(f"{job.directory}-run"))[:-KEPT]:
-        storage.clear(f"{job.directory}-run/{old}")
+    for old in _steps_within(storage, job.directory)[:-KEPT]:
+        storage.clear(old)

@@ -57,6 +57,11 @@ def train(
     finally:
         ray.kill(board)
     context.storage.clear(f"{directory}-run")
+    for step in result.return_value["bad_steps"]:
+        ids = ", ".join(job.samples(step))
+        print(
+            f"{directory}: step {step} was left out, since its gradient was NaN or infinite; samples {ids}", flush=True
+        )
     return {"checkpoint": directory, **result.return_value}
 
 
@@ -91,7 +96,11 @@ def _job(context: Context, directory: str, start: str | None, number: int, label
         start=start,
         keep_optimizer=goes_on and number > 1,
         model=context.model,
-        about={"class_names": list(context.classes.classes), "input_size": list(context.input_size)},
+        about={
+            "class_names": list(context.classes.classes),
+            "colors": context.classes.palette().tolist(),
+            "input_size": list(context.input_size),
+        },
         training=training,
         rows=ray.put(rows),
         load=LoadSamples(

@@ -18,8 +18,8 @@ from halo_ray.data.listing import MANIFEST
 from halo_ray.data.samples import SAMPLES, LoadSamples, Samples, batch_to_tensors
 from halo_ray.data.schedule import SCHEDULE, SOURCE, TARGET
 from halo_ray.data.transforms import AugmentationConfig
-from halo_ray.losses import point_cross_entropy, summed
 from halo_ray.storage import Storage
+from halo_ray.training.losses import point_cross_entropy
 
 CLASSES = ClassSet("ten", tuple("abcdefghij"), ignore_ids=(IGNORE,))
 SIZE, LABELS = (32, 48), ("image_id", "y", "x", "label")
@@ -69,10 +69,14 @@ def tensors(loaded: pa.Table) -> Samples:
 def loader(table: pa.Table, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(samples.ray, "get", lambda reference: reference)
 
-    def load(batch: pa.Table, size: tuple[int, int] = SIZE, seed: int = 1, **changes: object) -> pa.Table:
+    def load(
+        batch: pa.Table, size: tuple[int, int] = SIZE, seed: int = 1, dense_target: bool = False, **changes: object
+    ) -> pa.Table:
         augment = AugmentationConfig(**{"color_jitter": 0.0, **changes})
-        sizes = {SOURCE: size, TARGET: size}
-        return LoadSamples(sizes=sizes, classes=CLASSES, labels=bought(table), seed=seed, augment=augment)(batch)
+        return LoadSamples(
+            sizes={SOURCE: size, TARGET: size}, classes=CLASSES, labels=bought(table), seed=seed, augment=augment,
+            dense_target=dense_target,
+        )(batch)  # fmt: skip
 
     return load
 
@@ -82,7 +86,9 @@ def test_a_source_sample_has_a_dense_label_that_moves_with_its_image(table: pa.T
     loaded = loader(batch)
     assert loaded.schema == SAMPLES
     assert loaded["image_id"].to_pylist() == batch["image_id"].to_pylist()
-    images, labels, points = tensors(loaded)
+    assert loaded["domain"].to_pylist() == [SOURCE] * 12
+    images, labels, points, sources, size = tensors(loaded)
+    assert (sources, size) == (12, SIZE)
     assert images[:, 0, 0, 1].tolist() == [0, 1, 2] * 4
     known = labels != IGNORE
     torch.testing.assert_close(images[..., 0][known], labels[known] * 20)
@@ -94,8 +100,9 @@ def test_a_source_sample_has_a_dense_label_that_moves_with_its_image(table: pa.T
 
 def test_every_bought_pixel_of_a_target_sample_lies_on_its_colour(table: pa.Table, loader) -> None:
     loaded = loader(scheduled(table, [2, 0, 1, 0] * 4, TARGET))
-    images, labels, points = tensors(loaded)
-    assert (labels == IGNORE).all()
+    images, labels, points, sources, size = tensors(loaded)
+    assert loaded["domain"].to_pylist() == [TARGET] * 16
+    assert (labels.shape, sources, size) == ((0, *SIZE), 0, SIZE)
     assert torch.bincount(points.image).tolist() == [62, 60, 61, 60] * 4
     y, x = (points.y * (SIZE[0] - 1)).round().long(), (points.x * (SIZE[1] - 1)).round().long()
     known = points.labels != IGNORE
@@ -127,9 +134,42 @@ def test_source_and_target_rows_mix_in_the_order_of_the_batch(table: pa.Table, l
     parts = [scheduled(table, [0], SOURCE, 4), scheduled(table, [1], TARGET, 5), scheduled(table, [2], SOURCE, 6)]
     together = loader(pa.concat_tables(parts))
     assert together.to_pylist() == [loader(part).to_pylist()[0] for part in parts]
+    assert together["domain"].to_pylist() == [SOURCE, TARGET, SOURCE]
     samples_ = tensors(together)
-    assert set(samples_.points.image.tolist()) == {1}
-    assert [bool((label == IGNORE).all()) for label in samples_.labels] == [False, True, False]
+    # Tensors hold those of the source first, of which alone there are dense labels.
+    assert samples_.images[:, 0, 10, 1].tolist() == [0, 2, 1]
+    assert samples_.sources == 2
+    assert samples_.labels.shape == (2, *SIZE)
+    known = samples_.labels != IGNORE
+    torch.testing.assert_close(samples_.images[:2, ..., 0][known], samples_.labels[known] * 20)
+    assert samples_.points.image.tolist() == [2] * 61
+
+
+def test_a_pool_image_without_a_label_has_no_points(table: pa.Table, loader) -> None:
+    """As negative learning sees it."""
+    names = pa.array(["i0", "unlabelled", "i2"])
+    batch = scheduled(table, [0, 1, 2], TARGET)
+    batch = batch.set_column(batch.schema.get_field_index("image_id"), "image_id", names)
+    samples_ = tensors(loader(batch))
+    assert torch.bincount(samples_.points.image, minlength=3).tolist() == [60, 0, 62]
+    assert samples_.images[:, 0, 10, 1].tolist() == [0, 1, 2]
+    alone = tensors(loader(batch.slice(1, 1)))
+    assert [len(values) for values in alone.points] == [0, 0, 0, 0]
+    assert [values.dtype for values in alone.points] == [torch.int64, torch.float32, torch.float32, torch.uint8]
+
+
+def test_under_full_supervision_pool_images_have_dense_labels_instead_of_points(table: pa.Table, loader) -> None:
+    rows = pa.concat_tables([scheduled(table, [0, 1, 2] * 2, TARGET), scheduled(table, [2], SOURCE, 6)])
+    samples_ = tensors(loader(rows, dense_target=True))
+    assert samples_.sources == 1
+    assert samples_.labels.shape == (7, *SIZE)
+    assert len(samples_.points.labels) == 0
+    assert samples_.images[:, 0, 10, 1].tolist() == [2, 0, 1, 2, 0, 1, 2]
+    known = samples_.labels != IGNORE
+    torch.testing.assert_close(samples_.images[..., 0][known], samples_.labels[known] * 20)
+    assert (~known).sum() == 7 * 5
+    # The same changes at random as where its points alone are asked.
+    assert torch.equal(samples_.images[1:], tensors(loader(rows.slice(0, 6))).images)
 
 
 def test_a_batch_without_any_point_still_gives_a_loss(table: pa.Table, loader) -> None:
@@ -139,22 +179,20 @@ def test_a_batch_without_any_point_still_gives_a_loss(table: pa.Table, loader) -
     assert (total.item(), count.item()) == (0, 0)
 
 
-def test_samples_of_two_sizes_come_apart_and_their_losses_together(table: pa.Table, loader) -> None:
-    """Source images have a size of their own; the loss is over the pixels of the whole batch."""
+def test_samples_of_two_sizes_come_apart(table: pa.Table, loader) -> None:
+    """Source images have a size of their own."""
     sizes = {SOURCE: (20, 30), TARGET: (12, 18)}
     load = LoadSamples(sizes=sizes, classes=CLASSES, labels=bought(table), seed=1, augment=AugmentationConfig())
-    rows = pa.concat_tables([scheduled(table, [0, 2], SOURCE), scheduled(table, [1], TARGET, 2)])
-    source, target = batch_to_tensors(load(rows), torch.device("cpu"))
+    rows = pa.concat_tables([scheduled(table, [1], TARGET), scheduled(table, [0, 2], SOURCE, 1)])
+    loaded = load(rows)
+    assert [(row["height"], row["width"]) for row in loaded.to_pylist()] == [(12, 18), (20, 30), (20, 30)]
+    source, target = batch_to_tensors(loaded, torch.device("cpu"))
     assert source.images.shape == (2, 20, 30, 3)
     assert target.images.shape == (1, 12, 18, 3)
+    assert (source.sources, source.size, source.labels.shape) == (2, (20, 30), (2, 20, 30))
+    assert (target.sources, target.size, target.labels.shape) == (0, (12, 18), (0, 12, 18))
     assert len(source.points.labels) == 0
-    assert len(target.points.labels) == 61
-    assert (target.labels == IGNORE).all()
-    torch.manual_seed(0)
-    parts = [(torch.randn(len(part.images), 10, 5, 8), part) for part in (source, target)]
-    total, count = summed([point_cross_entropy(logits, *part.points) for logits, part in parts])
-    alone = point_cross_entropy(parts[1][0], *target.points)
-    assert (total.item(), count.item()) == (alone[0].item(), alone[1].item())
+    assert target.points.image.tolist() == [0] * 61
 
 
 def test_a_window_shows_the_class_that_its_row_wants(table: pa.Table, loader, tmp_path: Path) -> None:
@@ -166,7 +204,7 @@ def test_a_window_shows_the_class_that_its_row_wants(table: pa.Table, loader, tm
     uris = {f"{kind}_uri": str(tmp_path / f"spot-{kind}.png") for kind in ("image", "label")}
     one = pa.Table.from_pylist([{"image_id": "spot", "height": 200, "width": 300, **uris}], schema=MANIFEST)
     rows = scheduled(one, [0] * 60, SOURCE)
-    wanting = rows.set_column(2, "show_class", pa.array([7] * 60, pa.int16()))
+    wanting = rows.set_column(rows.schema.get_field_index("show_class"), "show_class", pa.array([7] * 60, pa.int16()))
     shown = {}
     for name, batch in (("any", rows), ("wanted", wanting)):
         load = LoadSamples(

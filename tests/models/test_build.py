@@ -114,18 +114,15 @@ def test_checkpoint_says_the_same_as_the_model(settings: dict, tmp_path: Path) -
     config = replace(SMALL, curvature=0.5, **settings)
     model = build_model(config, 5)
     model(images(1))  # moves the batch norms' statistics
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    (tmp_path / "one").mkdir()
-    write_checkpoint(tmp_path / "one", describe_model(config, 5, model), model, optimizer)
     storage = Storage(str(tmp_path))
+    write_checkpoint(storage, "one", describe_model(config, 5, model), model, {}, {})
     again = load_model(storage, "one")
     with torch.no_grad():
         expected, found = model.eval()(images()), again(images())
     assert torch.equal(expected.logits, found.logits)
     assert torch.equal(expected.embedding, found.embedding)
-    (tmp_path / "two").mkdir()
     other = rebuild_model(describe_model(config, 5, model))
-    write_checkpoint(tmp_path / "two", describe_model(config, 5, other), other, optimizer)
+    write_checkpoint(storage, "two", describe_model(config, 5, other), other, {}, {})
     assert weights_checksum(storage, "one") != weights_checksum(storage, "two")
 
 

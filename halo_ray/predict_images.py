@@ -1,0 +1,197 @@
+"""Class maps of a folder or bucket of images, written as PNG files by a pool of actors."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image
+
+from halo_ray.checkpoint import load_description, load_model
+from halo_ray.data.classes import ClassSet
+from halo_ray.data.features import network_input
+from halo_ray.data.images import decode_image, read_ahead, read_image
+from halo_ray.data.listing import Root, manifest
+from halo_ray.data.transforms import View
+from halo_ray.errors import BadRecordError, InputError
+from halo_ray.pipeline import arrow_batches, compute_on_actors
+from halo_ray.prediction import predict, with_mirror_image
+from halo_ray.progress import progress
+from halo_ray.results import CHECKPOINTS
+from halo_ray.runtime import SCORING_THREADS, ExecutionConfig
+from halo_ray.storage import Storage
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+PREDICTED = pa.schema([("image_id", pa.string()), ("problem", pa.string())])
+"""What became of an image; a null problem means that its class map is written."""
+
+
+@dataclass(frozen=True)
+class PredictionJob:
+    """What an actor that predicts must know."""
+
+    checkpoint: str
+    """Directory or URI of the checkpoint's storage."""
+    name: str
+    """Of the checkpoint in it."""
+    out: str
+    size: tuple[int, int]
+    """(height, width) of the network's input."""
+    flip: bool
+    overlay: bool
+
+
+@dataclass(frozen=True)
+class ReadImages:
+    """Adds ``image``, RGB resized to ``size``, and the height and width that it had; or its ``problem``."""
+
+    size: tuple[int, int]
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        rows = batch.select(["image_id", "image_uri"]).to_pylist()
+        for row, file in zip(rows, read_ahead(batch["image_uri"].to_pylist()), strict=True):
+            try:
+                image = decode_image(file)[0]
+            except BadRecordError as error:
+                row["problem"] = str(error)
+                continue
+            shown = View.whole(self.size).image(image).tobytes()
+            row |= {"image": shown, "height": image.height, "width": image.width}
+        kinds = {"image": pa.large_binary(), "height": pa.int32(), "width": pa.int32(), "problem": pa.string()}
+        schema = pa.schema([("image_id", pa.string()), ("image_uri", pa.string()), *kinds.items()])
+        return pa.Table.from_pylist(rows, schema=schema)
+
+
+class Predictor:
+    """Writes the class map of each image; the class that the actors of the pool run."""
+
+    def __init__(self, job: PredictionJob, device: str) -> None:
+        torch.set_num_threads(SCORING_THREADS)
+        self._job, self._device, storage = job, device, Storage(job.checkpoint)
+        self._model = load_model(storage, job.name).to(device)
+        self._palette = _palette(load_description(storage, job.name))
+        self._out = Storage(job.out)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """PREDICTED of rows as ReadImages gives them."""
+        rows = batch.to_pylist()
+        for row in rows:
+            if row["problem"] is None:
+                try:
+                    self._write(row)
+                except BadRecordError as error:
+                    row["problem"] = str(error)
+        return pa.Table.from_pylist(rows, schema=PREDICTED)
+
+    def _write(self, row: dict[str, Any]) -> None:
+        image = network_input([row["image"]], self._job.size, None, self._device)
+        inputs = with_mirror_image(image, flip=self._job.flip)
+        classes = Image.fromarray(predict(self._model, inputs, (row["height"], row["width"])))
+        classes.putpalette(self._palette)
+        if self._job.overlay:
+            seen = Image.fromarray(read_image(row["image_uri"]))
+            self._save(Image.blend(seen, classes.convert("RGB"), 0.5), f"{row['image_id']}.overlay.png")
+        self._save(classes, f"{row['image_id']}.png")
+
+    def _save(self, image: Image.Image, name: str) -> None:
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        self._out.write(name, buffer.getvalue())
+
+
+def find_checkpoint(uri: str) -> tuple[Storage, str]:
+    """The checkpoint that a directory is, or the best one of the experiment that it is.
+
+    Raises:
+        InputError: it is neither.
+    """
+    storage = Storage(uri)
+    if storage.exists(CHECKPOINTS):
+        return storage, str(storage.read_json(CHECKPOINTS)["best"]["checkpoint"])
+    if not storage.exists("model.json"):
+        raise InputError(f"{uri} is no checkpoint (no model.json) and no experiment (no {CHECKPOINTS}): name one")
+    return storage, ""
+
+
+def find_images(where: str) -> pa.Table:
+    """The manifest of all images below a directory or URI, or of a single file; ids are paths without their suffix.
+
+    Raises:
+        InputError: there are none, or two differ in their suffix alone.
+    """
+    single = PurePosixPath(where)
+    if single.suffix.lower() in SUFFIXES:
+        root = Root(where.rpartition("/")[0] or ".")
+        found: Iterable[str] = [single.name]
+    else:
+        root = Root(where)
+        kinds = [*SUFFIXES, *map(str.upper, SUFFIXES)]
+        found = [path for kind in kinds for path in root.find(f"*{kind}").values()]
+    table = manifest(root, [(str(PurePosixPath(each).with_suffix("")), each, None, None) for each in found])
+    if not table.num_rows:
+        raise InputError(f"no image lies below {where}: looked for {', '.join(SUFFIXES)}")
+    return table
+
+
+def predict_images(
+    checkpoint: str,
+    images: str,
+    out: str,
+    execution: ExecutionConfig,
+    *,
+    size: tuple[int, int] | None = None,
+    flip: bool = True,
+    overlay: bool = False,
+) -> list[dict[str, str]]:
+    """Writes OUT/ID.png, a palette image of class numbers at the image's own size, for every image.
+
+    Args:
+        checkpoint: directory or URI of a checkpoint, or of an experiment, whose best model is taken.
+        images: directory or URI with images, or one file.
+        size: (height, width) of the network's input; None: as it was trained.
+        flip: average the class probabilities of each image and its mirror image.
+        overlay: also write OUT/ID.overlay.png, the image under half transparent colours.
+
+    Returns:
+        image_id and problem of each image that could not be predicted.
+
+    Raises:
+        InputError: nothing can be predicted; the message says why.
+    """
+    storage, name = find_checkpoint(checkpoint)
+    load_model(storage, name)  # what is wrong with it is said here, not by an actor
+    shown = size or load_description(storage, name).get("input_size")
+    if shown is None:
+        raise InputError(f"checkpoint {checkpoint} does not say for which input size it was trained: give --size")
+    table, target = find_images(images), Storage(out)
+    _check_apart(Storage(images), target)
+    target.check_writable()
+    job = PredictionJob(storage.uri, name, target.uri, (shown[0], shown[1]), flip, overlay)
+    done, problems = 0, []
+    results = compute_on_actors(table, ReadImages(job.size), Predictor, {"job": job}, execution)
+    with progress("predict", table.num_rows, "image", lambda: done), arrow_batches(results) as batches:
+        for batch in batches:
+            done += batch.num_rows
+            problems += [row for row in batch.to_pylist() if row["problem"] is not None]
+    if len(problems) == table.num_rows:
+        raise InputError(f"no image below {images} could be predicted; {problems[0]['problem']}")
+    return sorted(problems, key=lambda problem: problem["image_id"])
+
+
+def _check_apart(images: Storage, out: Storage) -> None:
+    """Raises InputError where results would lie among the images, and be images of the next run."""
+    if f"{out.root}/".startswith(f"{images.root}/") and out.filesystem.type_name == images.filesystem.type_name:
+        raise InputError(f"{out.uri} lies within {images.uri}: write the class maps to a directory of their own")
+
+
+def _palette(description: dict[str, Any]) -> list[int]:
+    names = tuple(description.get("class_names") or map(str, range(description["classes"])))
+    colors = tuple(map(tuple, description.get("colors", ())))
+    return [int(level) for level in np.ravel(ClassSet("checkpoint", names, colors=colors).palette())]

@@ -1,0 +1,62 @@
+"""Write the classes that a trained model sees in a folder or bucket of images.
+
+    python jobs/predict.py runs/demo PATH/TO/images PATH/TO/out
+    python jobs/predict.py s3://BUCKET/EXPERIMENT/rounds/003/checkpoint s3://BUCKET/images s3://BUCKET/out --overlay
+
+The first argument is a checkpoint, or an experiment, whose best model is taken. Every image gets OUT/NAME.png: class
+numbers at the image's own size, with a palette to look at. Exit code 0: written, and images that cannot be read are
+named; 2: something must be mended first.
+"""
+
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+
+from halo_ray.errors import InputError
+from halo_ray.job import exit_code
+from halo_ray.predict_images import predict_images
+from halo_ray.runtime import ExecutionConfig, ray_session
+
+
+def main(arguments: list[str]) -> int:
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("checkpoint", help="directory or URI of a checkpoint or of an experiment")
+    parser.add_argument("images", help="directory or URI with images, or a single file")
+    parser.add_argument("out", help="directory or URI for the class maps")
+    parser.add_argument("--overlay", action="store_true", help="also write NAME.overlay.png, colours over the image")
+    parser.add_argument("--no-flip", action="store_true", help="do not average with the mirror image: twice as fast")
+    parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="input of the network in pixels")
+    parser.add_argument("--on-bad-record", choices=("skip", "fail"), default="skip", help="what unreadable images do")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--max-actors", type=int, default=2, help="the most inference actors")
+    parser.add_argument("--ray-address", help="address of a running Ray cluster")
+    options = parser.parse_args(arguments)
+    return exit_code(lambda: run(**vars(options)))
+
+
+def run(
+    checkpoint: str,
+    images: str,
+    out: str,
+    overlay: bool,
+    no_flip: bool,
+    size: list[int] | None,
+    on_bad_record: str,
+    device: str,
+    max_actors: int,
+    ray_address: str | None,
+) -> None:
+    if size is not None and min(size) < 1:
+        raise InputError(f"--size is {size[0]} {size[1]}: both must be at least 1")
+    execution = ExecutionConfig(device=device, max_actors=max_actors, ray_address=ray_address, num_workers=0)
+    shown = None if size is None else (size[0], size[1])
+    with ray_session(execution):
+        problems = predict_images(checkpoint, images, out, execution, size=shown, flip=not no_flip, overlay=overlay)
+    for problem in problems:
+        print(problem["problem"], flush=True)
+    if problems and on_bad_record == "fail":
+        raise InputError(f"{len(problems)} images could not be predicted; the others lie below {out}")
+    print(f"Class maps: {out}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
