@@ -37,6 +37,17 @@ def start(output_dir: Path, ray_directory: str, *options: str) -> subprocess.Pop
     )
 
 
+def kill_once_there(process: subprocess.Popen[str], file: Path) -> None:
+    """SIGKILL, as soon as the file appears."""
+    deadline = time.monotonic() + 300
+    while not file.exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, f"no {file} in 300 s"
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
 def results(output_dir: Path) -> tuple[dict[str, bytes], list[dict]]:
     """Bytes of every ledger, selection and weights file, and the metrics without their times."""
     kept = {
@@ -89,13 +100,7 @@ def test_killed_and_run_again_ends_as_if_undisturbed(
     process = start(output_dir, ray_directory)
     # Killed while the first round is being trained: its labels are bought, its checkpoint is not there.
     bought = output_dir / "stages/rounds/001/annotate.json"
-    deadline = time.monotonic() + 300
-    while not bought.exists():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline, "no label was bought in 300 s"
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    kill_once_there(process, bought)
     assert not (output_dir / "stages/rounds/001/train.json").exists()
     marker = bought.stat().st_mtime_ns
 
@@ -112,13 +117,7 @@ def test_killed_within_training_goes_on_at_its_last_step(
     output_dir, options = tmp_path / "killed", ("--execution.checkpoint_steps", "2")
     process = start(output_dir, ray_directory, *options)
     checkpoint = output_dir / "rounds/001/checkpoint-run/00000004/training.json"
-    deadline = time.monotonic() + 300
-    while not checkpoint.exists():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline, "no checkpoint was written in 300 s"
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    kill_once_there(process, checkpoint)
     assert not (output_dir / "stages/rounds/001/train.json").exists()
 
     process = start(output_dir, ray_directory, *options)

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from halo_ray.checkpoint import load_model, weights_checksum, write_checkpoint
 from halo_ray.errors import InputError
+from halo_ray.geometry import radius
 from halo_ray.models.build import ModelConfig, build_model, describe_model, located, rebuild_model
 from halo_ray.storage import Storage
 
@@ -197,3 +198,16 @@ def test_what_lies_behind_the_last_feature_map_is_not_trained() -> None:
     model = build_model(ModelConfig(backbone=str(MOBILENET), decoder_width=16), 5)
     assert not any(p.requires_grad for p in model.backbone.model.conv_1x1.parameters())
     assert all(p.requires_grad for p in model.backbone.model.layer.parameters())
+
+
+@pytest.mark.parametrize("decoder", ["fusion", "deeplabv3plus"])
+def test_hyperbolic_networks_start_where_the_ball_has_room(decoder: str) -> None:
+    found = {}
+    for geometry in ("hyperbolic", "euclidean"):
+        torch.manual_seed(0)
+        config = ModelConfig(decoder=decoder, decoder_width=32, geometry=geometry, frozen_batch_norm=True)
+        images = torch.randint(0, 256, (2, 64, 96, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+        found[geometry] = build_model(config, 5).eval()(images).embedding.detach()
+    lengths = found["euclidean"].norm(dim=1)
+    # exp0 of v has the radius 2‖v‖ at curvature 1.
+    torch.testing.assert_close(radius(found["hyperbolic"], 1.0), 0.2 * lengths, rtol=1e-3, atol=1e-4)
