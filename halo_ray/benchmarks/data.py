@@ -66,6 +66,10 @@ def benchmark_data(settings: DataBenchmark) -> Iterator[str]:
         )
         split = SplitConfig(reader="folder", images=f"images/*.{suffix}", labels="labels/*.png")
         table = list_split(split, directory, key="data.source")
+        for name, number in (("height", settings.height), ("width", settings.width)):
+            table = table.set_column(
+                table.schema.get_field_index(name), name, pa.array([number] * len(table), pa.int32())
+            )
         yield (
             f"{settings.images} images of {settings.width}x{settings.height} ({settings.image_format}) to "
             f"{settings.input_width}x{settings.input_height}, with their labels; {settings.repeats} repetitions"

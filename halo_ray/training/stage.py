@@ -69,27 +69,14 @@ def _job(context: Context, directory: str, start: str | None, number: int, label
     config, storage, training = context.config, context.storage, context.config.training
     # What the user had already is round 0, and trained on from the start.
     bought = Ledger(storage).sparse_labels(number + 1 if labels == "bought" else 1)
-    seed, (source, target) = context.round_seed(number), _images(context, number, labels, bought)
-    source_batch, target_batch = training.source_batch, training.target_batch
-    if number == 0 and not target.num_rows:
-        source_batch += target_batch
     each = training.steps_of_rounds(config.acquisition.rounds)
     steps = training.pretrain_steps if not number else sum(each) if labels == "all" else each[number - 1]
+    rows = _rows(context, number, labels, bought, steps)
     # A cold start without any label has nothing to pretrain on: its first model is the initial one.
-    steps = steps if source.num_rows or target.num_rows else 0
+    steps = steps if rows.num_rows else 0
+    batch = rows.num_rows // max(steps, 1)
     goes_on = number > 0 and training.between_rounds == "continue" and labels != "all"
-    before = sum(each[: max(number - 1, 0)])
-    rows = training_schedule(
-        source,
-        target,
-        steps=steps,
-        source_batch=source_batch,
-        target_batch=target_batch,
-        seed=seed,
-        sampling=training.source_sampling,
-        class_pixels=source_classes(storage) if source.num_rows and config.needs_class_statistics else None,
-    )
-    features, sizes = stored_features(context), {SOURCE: config.data.source_size, TARGET: context.input_size}
+    before, seed, features = sum(each[: max(number - 1, 0)]), context.round_seed(number), stored_features(context)
     return TrainJob(
         storage_uri=storage.uri,
         directory=directory,
@@ -104,7 +91,7 @@ def _job(context: Context, directory: str, start: str | None, number: int, label
         training=training,
         rows=ray.put(rows),
         load=LoadSamples(
-            sizes=sizes,
+            sizes={SOURCE: config.data.source_size, TARGET: context.input_size},
             classes=context.classes,
             labels=ray.put(bought),
             seed=seed,
@@ -115,7 +102,7 @@ def _job(context: Context, directory: str, start: str | None, number: int, label
         ),
         features=features,
         steps=steps,
-        batch=rows.num_rows // max(steps, 1),
+        batch=batch,
         schedule=Schedule(
             training.schedule, sum(each) if goes_on else max(steps, 1), training.warmup_steps, training.poly_power
         ),
@@ -131,10 +118,30 @@ def _job(context: Context, directory: str, start: str | None, number: int, label
             run="pretrain" if not number else "control" if directory.endswith("/control") else "rounds",
             first_step=before,
             steps=steps,
+            batch=batch,
             every=config.execution.log_steps,
             class_names=list(context.classes.classes),
             board=board,
         ),
+    )
+
+
+def _rows(context: Context, number: int, labels: Labels, bought: pa.Table, steps: int) -> pa.Table:
+    """The samples of all steps (SCHEDULE)."""
+    config, training = context.config, context.config.training
+    source, target = _images(context, number, labels, bought)
+    source_batch, target_batch = training.source_batch, training.target_batch
+    if number == 0 and not target.num_rows:
+        source_batch += target_batch
+    return training_schedule(
+        source,
+        target,
+        steps=steps,
+        source_batch=source_batch,
+        target_batch=target_batch,
+        seed=context.round_seed(number),
+        sampling=training.source_sampling,
+        class_pixels=source_classes(context.storage) if source.num_rows and config.needs_class_statistics else None,
     )
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import string
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from ray.actor import ActorProxy
 from ray.util.metrics import Gauge
@@ -46,6 +48,8 @@ class LogConfig:
     """Step of that run at which the stage begins."""
     steps: int
     """Of the stage; the last one has an entry too."""
+    batch: int
+    """Samples of a step over all workers."""
     every: int
     """Steps between two entries."""
     class_names: list[str]
@@ -70,20 +74,18 @@ class StageLog:
             name: Gauge(f"halo_ray_{name}", description=text, tag_keys=tags) for name, text in GAUGES.items() if files
         }
         self._timed: tuple[float, int] | None = None
-        self._seen = 0
+        self._steps = 0
         self._means: dict[str, Tensor] = {}
-        self._values: dict[str, float] = {}
-        self._samples, self._since, self._shown = 0, time.perf_counter(), 0.0
+        self._since, self._shown = (time.perf_counter(), 0), 0.0
 
     def add(self, means: dict[str, Tensor], said: Sequence[Segmentation], part: Sequence[Samples]) -> None:
         """Takes note of a part of a step."""
-        self._samples += sum(len(each.logits) for each in said)
-        self._seen += sum(len(each.logits) for each in said)
         self._means = {name: mean + self._means.get(name, 0) for name, mean in means.items()}
         self._last = said, part
 
     def step(self, step: int, rate: float, norm: Tensor) -> None:
         """Ends a step."""
+        self._steps += 1
         now = time.monotonic()
         if now - self._shown > POLL_SECONDS:
             self._config.board.set.remote(self._worker.rank, step + 1)
@@ -95,10 +97,9 @@ class StageLog:
     @property
     def samples_per_second(self) -> float | None:
         """Over all workers, from the first entry on, after which loading and start-up are behind; None before it."""
-        if self._timed is None or self._seen == self._timed[1]:
+        if self._timed is None or self._steps == self._timed[1]:
             return None
-        samples = (self._seen - self._timed[1]) * self._worker.world_size
-        return samples / (time.perf_counter() - self._timed[0])
+        return self._speed(self._timed)
 
     def flush(self) -> None:
         if self._files:
@@ -108,21 +109,24 @@ class StageLog:
         means = {name: float(self._worker.sum(mean)) for name, mean in self._means.items()}
         self.loss = self._losses.weighted(means)
         if self._timed is None:
-            self._timed = time.perf_counter(), self._seen
+            self._timed = time.perf_counter(), self._steps
         if not self._files:
             return
-        seconds, self._since = time.perf_counter() - self._since, time.perf_counter()
-        samples, self._samples = self._samples * self._worker.world_size, 0
         values = {
-            "samples_per_second": samples / seconds,
+            "samples_per_second": self._speed(self._since),
             "loss": self.loss,
             "learning_rate": rate,
             "gradient_norm": float(norm),
             **self._radii(),
         }
+        self._since = time.perf_counter(), self._steps
         for name, value in values.items():
             self._set(name, value)
         self._files.scalars(self._config.first_step + step, values | {f"loss/{k}": v for k, v in means.items()})
+
+    def _speed(self, since: tuple[float, int]) -> float:
+        begin, steps = since
+        return (self._steps - steps) * self._config.batch / (time.perf_counter() - begin)
 
     def _radii(self) -> dict[str, float]:
         said, part = self._last
@@ -141,7 +145,8 @@ class StageLog:
 
     def _set(self, name: str, value: float, class_name: str = "") -> None:
         tags = {"experiment": self._config.experiment, "stage": self._config.stage, "class": class_name}
-        self._gauges[name].set(value, tags=tags)
+        # Ray takes no others than ASCII characters.
+        self._gauges[name].set(value, tags={key: quote(tag, string.printable) for key, tag in tags.items()})
 
 
 @contextmanager

@@ -113,7 +113,7 @@ def test_no_map_of_all_classes_or_dimensions_is_ever_held(name: str) -> None:
         return acquisition_map(name, logits, ball, size, curvature=1.0, image_ids=["a"])
 
     score()
-    found = extra_memory(score, "cpu")
-    if found is None:
+    found = [extra_memory(score, "cpu") for _ in range(3)]
+    if None in found:
         pytest.skip("this system does not let a process reset its peak of resident memory")
-    assert found < 0.5 * classes * size[0] * size[1] * 4
+    assert min(found) < 0.5 * classes * size[0] * size[1] * 4  # the least: what else the process does may add to it

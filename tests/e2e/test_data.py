@@ -229,7 +229,8 @@ def test_an_experiment_in_a_bucket_is_killed_and_resumed_on_another_cluster(
             time.sleep(0.1)
         bought = s3.client().get_object(Bucket=s3.bucket, Key=f"{at}/{Ledger.file(1)}")["Body"].read()
     finally:
-        os.killpg(first.pid, signal.SIGKILL)
+        if first.poll() is None:
+            os.killpg(first.pid, signal.SIGKILL)
         first.communicate()
     second = run("run_al", file)
     said = second.communicate(timeout=300)[0]

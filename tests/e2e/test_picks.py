@@ -77,18 +77,19 @@ def test_picks_do_not_depend_on_actors_blocks_or_batches(
 
 def kill_when_scored(class_name: str, images: int, killed: list[int]) -> None:
     """Kills the process of an actor of that class with SIGKILL, once so many images have been scored."""
-    deadline = time.monotonic() + 120
+    deadline, pid = time.monotonic() + 120, None
     while time.monotonic() < deadline:
         time.sleep(0.1)
         names = [each["name"] for each in ray.util.list_named_actors(all_namespaces=True)]
         found = [name for name in names if name.startswith("coordinator/")]
-        if not found or ray.get(ray.get_actor(found[-1], NAMESPACE).images.remote()) < images:
-            continue
-        every = list_actors(address=ray.get_runtime_context().gcs_address)
-        alive = [actor for actor in every if class_name in actor.class_name and actor.state == "ALIVE"]
-        os.kill(alive[-1].pid, signal.SIGKILL)
-        killed.append(alive[-1].pid)
-        return
+        if found and pid is None:  # beforehand, since a list of actors takes seconds on a busy machine
+            every = list_actors(address=ray.get_runtime_context().gcs_address)
+            alive = [actor for actor in every if class_name in actor.class_name and actor.state == "ALIVE"]
+            pid = alive[-1].pid if alive else None
+        elif found and ray.get(ray.get_actor(found[-1], NAMESPACE).images.remote()) >= images:
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+            return
 
 
 @pytest.fixture(scope="module")
