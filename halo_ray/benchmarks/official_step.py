@@ -44,7 +44,8 @@ class OfficialStep:
             for weights, rate in ((model.backbone.parameters(), 1e-4), (head, 1e-3))
         ]
 
-    def __call__(self) -> None:
+    def __call__(self) -> Tensor:
+        """The loss."""
         for optimizer in self._optimizers:
             optimizer.zero_grad()
         source, target = self._logits(self._source), self._logits(self._target)
@@ -57,13 +58,14 @@ class OfficialStep:
         loss.backward()  # type: ignore[no-untyped-call]
         for optimizer in self._optimizers:
             optimizer.step()
+        return loss.detach()
 
     def _logits(self, images: Tensor | list[Tensor]) -> Tensor:
         assert isinstance(images, Tensor)
-        pixels = images.permute(0, 3, 1, 2).contiguous().float() / 255
+        pixels = images.permute(0, 3, 1, 2).contiguous().to(self._model.mean) / 255
         features = self._model.backbone((pixels - self._model.mean) / self._model.std)
         vectors = self._model.reweighting(self._model.decoder(features))
-        logits = self._mlr(exp0_float64(vectors, self._curvature)).float()
+        logits = self._mlr(exp0_float64(vectors, self._curvature)).to(vectors)
         return F.interpolate(logits, size=images.shape[1:3], mode="bilinear", align_corners=True)
 
 

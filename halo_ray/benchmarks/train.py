@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from halo_ray.benchmarks.compare import compare
 from halo_ray.benchmarks.official_step import OfficialStep
@@ -125,10 +126,10 @@ def _process(kind: str, settings: TrainBenchmark, folder: str) -> float:
 def _steps(settings: TrainBenchmark, backbone: str) -> Iterator[str]:
     """Our training step and the official one, on the same weights and samples."""
     torch.manual_seed(0)
-    model = _network(backbone).to(settings.device).train()
-    parts = _samples(settings)
+    model = network(backbone).to(settings.device).train()
+    parts = samples(settings)
     ours = OurStep(model, parts, settings.precision == "bfloat16")
-    other = _network(backbone).to(settings.device).train()
+    other = network(backbone).to(settings.device).train()
     other.load_state_dict(model.state_dict())
     official = OfficialStep(other, parts)
     shape = f"{settings.step_batch} + {settings.step_batch} images of {settings.step_width}x{settings.step_height}"
@@ -152,23 +153,26 @@ class OurStep:
     """A step as the training loop takes it."""
 
     def __init__(self, model: Segmenter, parts: list[Samples], autocasts: bool) -> None:
-        config = TrainingConfig(optimizer="sgd", losses=LossConfig(negative=1.0), head_factor=10.0)
+        config = TrainingConfig(optimizer="sgd", losses=LossConfig(negative=1.0), head_factor=10.0, weight_decay=5e-4)
         self._model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._parts, self._autocasts = parts, autocasts
         self._losses, self._optimizers = Losses(config.losses), Optimizers(model, config, 1e-4)
         self._optimizers.set_factor(1.0)
 
-    def __call__(self) -> None:
+    def __call__(self) -> Tensor:
+        """The loss."""
         counts = self._losses.counts(self._parts)
         with torch.autocast(self._parts[0].labels.device.type, torch.bfloat16, enabled=self._autocasts):
             said = [self._model(part.images).logits for part in self._parts]
-        self._losses(said, self._parts, counts)[0].backward()  # type: ignore[no-untyped-call]
+        loss, _ = self._losses(said, self._parts, counts)
+        loss.backward()  # type: ignore[no-untyped-call]
         if torch.isfinite(self._optimizers.clip(None)):
             self._optimizers.step()
         self._optimizers.zero_grad()
+        return loss.detach()
 
 
-def _network(backbone: str) -> Segmenter:
+def network(backbone: str) -> Segmenter:
     """The official networks: DeepLabV3+ at output stride 8 with HFR, or SegFormer without."""
     if backbone.startswith("mit"):
         config = ModelConfig(backbone=backbone, decoder="segformer", embedding=768, curvature=CURVATURE)
@@ -185,7 +189,7 @@ def _network(backbone: str) -> Segmenter:
     return build_model(config, CLASSES)
 
 
-def _samples(settings: TrainBenchmark) -> list[Samples]:
+def samples(settings: TrainBenchmark) -> list[Samples]:
     """Source images with dense labels, and pool images with bought pixels."""
     number, device = settings.step_batch, settings.device
     none = PointTensors(*(torch.empty(0, dtype=kind, device=device) for kind in _POINT_TYPES))
@@ -196,12 +200,18 @@ def _samples(settings: TrainBenchmark) -> list[Samples]:
         labels[:, : height // 20] = IGNORE
         points = none
         if not sources:
-            count = int(BOUGHT * height * settings.step_width) * number
-            y, x = torch.rand(2, count, device=device)
-            classes = torch.randint(0, CLASSES, (count,), dtype=torch.uint8, device=device)
-            points = PointTensors(torch.arange(number, device=device).repeat_interleave(count // number), y, x, classes)
+            points = _bought(number, height, settings.step_width, device)
         parts.append(Samples(images, labels[:sources], points, sources, (height, settings.step_width)))
     return parts
+
+
+def _bought(images: int, height: int, width: int, device: str) -> PointTensors:
+    """Pixels of each image, none of them twice."""
+    chosen = [torch.randperm(height * width, device=device)[: int(BOUGHT * height * width)] for _ in range(images)]
+    image = torch.arange(images, device=device).repeat_interleave(len(chosen[0]))
+    pixel = torch.cat(chosen)
+    labels = torch.randint(0, CLASSES, pixel.shape, dtype=torch.uint8, device=device)
+    return PointTensors(image, pixel // width / (height - 1), pixel % width / (width - 1), labels)
 
 
 _POINT_TYPES = torch.int64, torch.float32, torch.float32, torch.uint8
