@@ -15,9 +15,23 @@ from torch.nn import functional as F
 from halo_ray.benchmarks.official import PoincareMLRFloat64, exp0_float64
 from halo_ray.data.classes import IGNORE
 from halo_ray.data.samples import Samples
+from halo_ray.models.norms import FrozenBatchNorm2d
 from halo_ray.models.segmenter import Segmenter
 
 THRESHOLD, EPS = 0.05, 1e-6
+
+
+class OfficialNorm(nn.Module):
+    """A frozen batch norm as the official code computes it."""
+
+    def __init__(self, norm: FrozenBatchNorm2d) -> None:
+        super().__init__()
+        self._norm = norm
+
+    def forward(self, maps: Tensor) -> Tensor:
+        scale = self._norm.weight * self._norm.running_var.rsqrt()
+        bias = self._norm.bias - self._norm.running_mean * scale
+        return maps * scale.reshape(1, -1, 1, 1) + bias.reshape(1, -1, 1, 1)
 
 
 class OfficialStep:
@@ -29,7 +43,7 @@ class OfficialStep:
     """
 
     def __init__(self, model: Segmenter, parts: list[Samples]) -> None:
-        self._model, self._curvature = model, model.curvature
+        self._model, self._curvature = _with_official_norms(model), model.curvature
         mlr = model.head.classifier
         assert isinstance(mlr, nn.Module)
         points, normals = mlr.points.detach().double(), mlr.normals.detach().double()  # type: ignore[operator]
@@ -67,6 +81,14 @@ class OfficialStep:
         vectors = self._model.reweighting(self._model.decoder(features))
         logits = self._mlr(exp0_float64(vectors, self._curvature)).to(vectors)
         return F.interpolate(logits, size=images.shape[1:3], mode="bilinear", align_corners=True)
+
+
+def _with_official_norms(module: Segmenter) -> Segmenter:
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, FrozenBatchNorm2d):
+                setattr(parent, name, OfficialNorm(child))
+    return module
 
 
 def _dense(part: Samples) -> Tensor:

@@ -33,6 +33,11 @@ class FrozenBatchNorm2d(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Normalized maps (N, channels, h, w)."""
+        if maps.dtype == self.weight.dtype:
+            # A single pass either way that keeps no maps for the gradient; a batch norm in evaluation mode keeps them.
+            scale = self.weight * self.running_var.rsqrt()
+            shift = self.bias - self.running_mean * scale
+            return torch.addcmul(shift[:, None, None], maps, scale[:, None, None])
         return F.batch_norm(maps, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=0.0)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
