@@ -23,12 +23,21 @@ from halo_ray.runtime import ExecutionConfig
 from halo_ray.suggest import nearest
 from halo_ray.training.config import TrainingConfig
 
+FREE = (
+    "output_dir",
+    "data_root",
+    "data.on_bad_record",
+    "training.accumulation",
+    "training.stop_after_bad_steps",
+)
+"""Keys that may change at a resume, beside data.*.root and execution.*: where things lie, and what a machine needs."""
+
 _PARSER_KEYS = ("help", "config", "preset", "print_config")
 
 
 @dataclass(frozen=True)
 class Config:
-    """An experiment. All but output_dir, data_root, data.*.root, data.on_bad_record and execution.* is its identity."""
+    """An experiment. All but FREE, data.*.root and execution.* is its identity."""
 
     output_dir: str = "runs/demo"
     """Directory or URI (s3://, gs://) of the experiment; the same command continues what lies there."""
@@ -59,7 +68,7 @@ class Config:
         self.training.steps_of_rounds(self.acquisition.rounds)
         if self.training.cache_features and not self.model.frozen_backbone:
             raise InputError("training.cache_features needs a backbone that never changes: set model.frozen_backbone")
-        if self.data.source.reader == "none" and self.training.trains_twin:
+        if not self.has_source and self.training.trains_twin:
             raise InputError(
                 "training.control trains a twin on the source alone, but data.source.reader is none: set it to false"
             )
@@ -68,6 +77,16 @@ class Config:
     def rounds(self) -> int:
         """How many rounds buy labels."""
         return self.acquisition.rounds if self.training.buys else 0
+
+    @property
+    def has_source(self) -> bool:
+        """Whether there are source images."""
+        return self.data.source.reader != "none"
+
+    @property
+    def most_workers(self) -> int:
+        """How many training processes can share every step."""
+        return self.training.smallest_step(has_source=self.has_source) // self.training.accumulation
 
     @property
     def needs_class_statistics(self) -> bool:
@@ -117,11 +136,10 @@ def config_to_yaml(config: Config) -> str:
 def identity(config: Config) -> dict[str, Any]:
     """The keys that make an experiment what it is, dotted, with their values; others may change at a resume."""
     flat = _flat(_plain(asdict(config)))
-    places = ("output_dir", "data_root", "data.on_bad_record")
     return {
         key: value
         for key, value in flat.items()
-        if key not in places and not key.startswith("execution.") and not key.endswith(".root")
+        if key not in FREE and not key.startswith("execution.") and not key.endswith(".root")
     }
 
 

@@ -34,7 +34,7 @@ from halo_ray.data.manifest import (
 from halo_ray.errors import InputError
 from halo_ray.models.build import ModelConfig, located
 from halo_ray.pipeline import inspect_splits
-from halo_ray.runtime import check_shared, ray_session, training_workers
+from halo_ray.runtime import check_shared, ray_session, training_workers, uses_gpu
 from halo_ray.storage import Stages, Storage, round_directory
 from halo_ray.training.config import check_workers
 
@@ -106,11 +106,13 @@ def open_experiment(config: Config) -> Iterator[Context]:
             counted = ["source"] if config.needs_class_statistics else []
             splits, inspection = inspect_splits(splits, classes, config.execution, known_too=counted)
             inspection.settle(config.data.on_bad_record)
-        batches = config.training.source_batch, config.training.target_batch
         check_workers(
             config.training,
-            training_workers(config.execution, *batches),
-            one_size=config.data.source_size == (config.data.height, config.data.width),
+            training_workers(config.execution, config.training.batches, config.most_workers),
+            has_source=config.has_source,
+            two_sizes=uses_gpu(config.execution)
+            and config.model.has_live_norms
+            and config.data.source_size != (config.data.height, config.data.width),
         )
         check_shared(storage)
         plan = planned
@@ -183,6 +185,9 @@ def _planned_rounds(storage: Storage, config: Config) -> list[RoundPlan]:
     # The plan says what the experiment may spend; a run killed while it was extended leaves config.yaml behind it.
     spend = {"acquisition.rounds": len(planned), "acquisition.budget": plan["budget"]} if config.rounds else {}
     before, now = identity(stored) | spend, identity(config)
+    steps = "training.round_steps"
+    if _extends(now[steps], before[steps], len(planned)):
+        before[steps] = now[steps]
     different = sorted(key for key in now if now[key] != before[key])
     if config.rounds > len(planned) and Stages(storage).done(f"{round_directory(len(planned))}/record"):
         if config.acquisition.budget <= plan["budget"]:
@@ -197,6 +202,12 @@ def _planned_rounds(storage: Storage, config: Config) -> list[RoundPlan]:
             f"(there {', '.join(str(before[key]) for key in different)}): name another output_dir or change them back"
         )
     return planned
+
+
+def _extends(now: int | list[int], before: int | list[int], rounds: int) -> bool:
+    """Whether the steps of ``rounds`` rounds are what they were; there may be more rounds."""
+    longer, known = ([steps] * rounds if isinstance(steps, int) else steps for steps in (now, before))
+    return longer[: len(known)] == known
 
 
 def _with_stored_sizes(listed: Splits, stored: Splits, storage: Storage) -> Splits:

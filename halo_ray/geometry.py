@@ -155,7 +155,7 @@ class PoincareMLR(nn.Module):
         # ⟨−p⊕x, a/‖a‖⟩ γ = ⟨x, k⟩ − ⟨p, a/‖a‖⟩(1 + c‖x‖²) with one kernel k for each class.
         beta = 1 - c * p2
         kernel = beta * unit + 2 * c * pa * p
-        xp, xk = F.conv2d(x, torch.cat([p, kernel])[:, :, None, None]).chunk(2, 1)
+        xp, xk = _products(x, torch.cat([p, kernel])).chunk(2, 1)
         inner = torch.addcmul(xk, _per_class(-pa), 1 + c * x2)
 
         # c‖−p⊕x‖² = c δ/γ with δ = ‖x − p‖², and γ − cδ = (1 − c‖p‖²)(1 − c‖x‖²): unclamped, λ/γ needs no division
@@ -167,6 +167,13 @@ class PoincareMLR(nn.Module):
         clamped = (gamma * delta).clamp_min(1e-24).rsqrt() * (2 * math.sqrt(limit / c) / (1 - limit))
         free = _per_class(2 / beta.clamp_min(1e-12)) / (1 - c * x2).clamp_min(1e-12)
         return _per_class(2 / math.sqrt(c) * a_norm) * torch.asinh(math.sqrt(c) * inner * torch.minimum(free, clamped))
+
+
+def _products(x: Tensor, kernels: Tensor) -> Tensor:
+    """Inner products (N, K, h, w) of x (N, D, h, w) with kernels (K, D)."""
+    if x.is_cuda:  # there a convolution would round float32 to the 10 bits of TF32, which a matrix product does not
+        return F.linear(x.movedim(1, -1), kernels).movedim(-1, 1)
+    return F.conv2d(x, kernels[:, :, None, None])
 
 
 def check_curvature(curvature: float) -> float:

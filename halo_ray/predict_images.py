@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -126,18 +125,22 @@ def find_images(where: str) -> pa.Table:
     Raises:
         InputError: there are none, or two differ in their suffix alone.
     """
-    single = PurePosixPath(where)
-    if single.suffix.lower() in SUFFIXES:
-        root = Root(where.rpartition("/")[0] or ".")
-        found: Iterable[str] = [single.name]
-    else:
-        root = Root(where)
-        kinds = [*SUFFIXES, *map(str.upper, SUFFIXES)]
-        found = [path for kind in kinds for path in root.find(f"*{kind}").values()]
+    folder, name = _split(where)
+    root = Root(folder)
+    found = [name] if name else [path for path in root.files() if PurePosixPath(path).suffix.lower() in SUFFIXES]
     table = manifest(root, [(str(PurePosixPath(each).with_suffix("")), each, None, None) for each in found])
     if not table.num_rows:
         raise InputError(f"no image lies below {where}: looked for {', '.join(SUFFIXES)}")
     return table
+
+
+def _split(where: str) -> tuple[str, str | None]:
+    """The directory or URI with images, and the name of the file where a single one is meant."""
+    before, mark, query = where.partition("?") if "://" in where else (where, "", "")
+    path = PurePosixPath(before)
+    if path.suffix.lower() not in SUFFIXES:
+        return where, None
+    return (before.rpartition("/")[0] or ".") + mark + query, path.name
 
 
 def predict_images(
@@ -171,7 +174,7 @@ def predict_images(
     if shown is None:
         raise InputError(f"checkpoint {checkpoint} does not say for which input size it was trained: give --size")
     table, target = find_images(images), Storage(out)
-    _check_apart(Storage(images), target)
+    _check_apart(Storage(_split(images)[0]), target)
     target.check_writable()
     job = PredictionJob(storage.uri, name, target.uri, (shown[0], shown[1]), flip, overlay)
     done, problems = 0, []

@@ -57,8 +57,8 @@ class StepBoard:
     def __init__(self) -> None:
         self._steps: dict[int, int] = {}
 
-    def set(self, rank: int, step: int) -> None:
-        self._steps[rank] = step
+    def set(self, rank: int, step: int, processes: int) -> None:
+        self._steps = {other: done for other, done in self._steps.items() if other < processes} | {rank: step}
 
     def least(self) -> int:
         return min(self._steps.values(), default=0)

@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -88,6 +88,8 @@ class ExecutionConfig:
         for key in ("checkpoint_steps", "max_failures"):
             if getattr(self, key) < 0:
                 raise InputError(f"execution.{key} is {getattr(self, key)}: it must be 0 or more")
+        if not 0 <= self.warn_share <= 1:
+            raise InputError(f"execution.warn_share is {self.warn_share}: it must lie between 0 and 1")
         if self.log_steps < 1:
             raise InputError(f"execution.log_steps is {self.log_steps}: it must be at least 1")
         if isinstance(self.num_workers, tuple) and not 1 <= self.num_workers[0] <= self.num_workers[1]:
@@ -127,7 +129,7 @@ def ray_session(config: ExecutionConfig) -> Iterator[None]:
         if config.device == "cuda" and not ray.cluster_resources().get("GPU"):
             raise InputError("execution.device is cuda, but the Ray cluster has no GPU: use auto or cpu, or add one")
         if _address(config) is None:
-            _check_cpus(config)  # a cluster that is joined may still grow
+            _check_machine(config)  # a cluster that is joined may still grow
         prepare_streams()
         yield
     except BaseException as error:
@@ -185,23 +187,30 @@ def check_shared(storage: Storage) -> None:
         )
 
 
-def training_workers(config: ExecutionConfig, *batches: int) -> int | tuple[int, int]:
+def training_workers(config: ExecutionConfig, batches: Sequence[int], most: int) -> int | tuple[int, int]:
     """Training processes, or the fewest and most of them; 0 for the driver's own.
 
-    Where none are asked for, as many GPUs as divide all ``batches``.
+    Where none are asked for, as many GPUs as divide all ``batches``, and no more than ``most``.
     """
     if config.num_workers is not None:
         return config.num_workers
     gpus = int(ray.cluster_resources().get("GPU", 0)) if uses_gpu(config) else 0
-    return max((n for n in range(1, gpus + 1) if all(batch % n == 0 for batch in batches)), default=0)
+    numbers = range(1, min(gpus, most) + 1)
+    return max((n for n in numbers if all(batch % n == 0 for batch in batches)), default=0)
 
 
-def _check_cpus(config: ExecutionConfig) -> None:
-    """Raises InputError where processes would wait for ever for CPUs that this machine does not have."""
-    cpus = ray.cluster_resources().get("CPU", 0)
+def _check_machine(config: ExecutionConfig) -> None:
+    """Raises InputError where processes would wait for ever for CPUs or GPUs that this machine does not have."""
+    cpus, gpus = (ray.cluster_resources().get(kind, 0) for kind in ("CPU", "GPU"))
     for number, each in (("num_workers", "cpus_per_worker"), ("min_actors", "cpus_per_actor")):
-        fewest = getattr(config, number) or 0
-        taken = (fewest[0] if isinstance(fewest, tuple) else fewest) * getattr(config, each)
+        wanted = getattr(config, number) or 0
+        fewest = wanted[0] if isinstance(wanted, tuple) else wanted
+        if uses_gpu(config) and number == "num_workers" and fewest > gpus:
+            raise InputError(
+                f"execution.num_workers is {fewest}, each with a GPU, but this machine has {gpus:g}: lower it, or set "
+                "execution.device to cpu"
+            )
+        taken = fewest * getattr(config, each)
         if taken + 1 > cpus:
             raise InputError(
                 f"execution.{number} times execution.{each} takes {taken:g} of {cpus:g} CPUs, but one must be left to "

@@ -133,5 +133,6 @@ def test_print_config_prints_what_would_run(capsys: pytest.CaptureFixture[str]) 
 def test_identity_leaves_out_places_and_execution() -> None:
     one = parse("--output_dir", "a", "--data_root", "b", "--data.pool.root", "c", "--execution.max_actors", "1")
     assert identity(one) == identity(parse())
+    assert identity(parse("--training.accumulation", "2", "--training.stop_after_bad_steps", "3")) == identity(parse())
     assert identity(parse("--seed", "1")) != identity(parse())
     assert identity(parse("--model.curvature", "2")) != identity(parse())

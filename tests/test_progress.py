@@ -51,6 +51,8 @@ def test_a_stage_that_fails_is_not_shown_as_complete(monkeypatch: pytest.MonkeyP
 def test_the_slowest_process_says_how_far_training_has_come() -> None:
     board = StepBoard()
     assert board.least() == 0
-    board.set(0, 7)
-    board.set(1, 5)
+    board.set(0, 7, 2)
+    board.set(1, 5, 2)
     assert board.least() == 5
+    board.set(0, 9, 1)  # there are fewer of them now
+    assert board.least() == 9

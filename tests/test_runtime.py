@@ -1,7 +1,8 @@
 import pytest
+import ray
 
 from halo_ray.errors import BadRecordError, InputError
-from halo_ray.runtime import ExecutionConfig, input_error
+from halo_ray.runtime import ExecutionConfig, input_error, ray_session, training_workers
 
 
 class WorkerFailuresError(RuntimeError):
@@ -56,9 +57,34 @@ def test_other_errors_are_nobodys_input() -> None:
         ({"max_actors": 0}, r"execution\.max_actors is 0"),
         ({"batch_images": 0}, r"execution\.batch_images is 0"),
         ({"num_workers": -1}, r"execution\.num_workers is -1"),
+        ({"warn_share": 1.5}, r"execution\.warn_share is 1.5"),
         ({"min_actors": 3, "max_actors": 2}, r"execution\.min_actors 3.*execution\.max_actors 2"),
     ],
 )
 def test_a_wrong_setting_is_named(settings: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         ExecutionConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "batches", "most", "expected"),
+    [(8, (4, 4), 4, 4), (8, (4, 4), 3, 2), (8, (6, 4), 10, 2), (3, (8, 8), 8, 2), (1, (3, 5), 8, 1), (0, (4, 4), 4, 0)],
+)
+def test_a_worker_for_each_gpu_that_divides_the_batches(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, batches: tuple[int, int], most: int, expected: int
+) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 64.0, "GPU": float(gpus)})
+    assert training_workers(ExecutionConfig(), batches, most) == expected
+    assert training_workers(ExecutionConfig(num_workers=(1, 9)), batches, most) == (1, 9)
+    assert training_workers(ExecutionConfig(device="cpu"), batches, most) == 0
+
+
+def test_more_workers_than_this_machine_has_gpus_are_refused(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 64.0, "GPU": 1.0})
+    wanted = r"execution\.num_workers is 2, each with a GPU, .* has 1: .*device to cpu"
+    for number in (2, (2, 4)):
+        with pytest.raises(InputError, match=wanted), ray_session(ExecutionConfig(num_workers=number)):
+            raise AssertionError("it began")
+    for allowed in (ExecutionConfig(num_workers=(1, 2)), ExecutionConfig(num_workers=2, device="cpu")):
+        with ray_session(allowed):
+            pass

@@ -80,9 +80,9 @@ class TrainBenchmark:
     """Where it is measured."""
 
     def __post_init__(self) -> None:
-        least = dict.fromkeys(("images", "batch", "steps", "warm_up", "step_batch", "repeats", "threads"), 1)
+        least = dict.fromkeys(("images", "steps", "warm_up", "step_batch", "repeats", "threads"), 1)
         sizes = ("input_height", "input_width", "step_height", "step_width")
-        check(self, {**least, "runs": 0, "workers": 0}, self.device, sizes)
+        check(self, {**least, "batch": 2, "runs": 0, "workers": 0}, self.device, sizes)
 
 
 def benchmark_train(settings: TrainBenchmark) -> Iterator[str]:

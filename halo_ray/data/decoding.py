@@ -53,7 +53,7 @@ class DecodeImages:
         repeated = [image_id for image_id in image_ids for _ in which]
         files = read_ahead(features.uris(self.split, repeated, which * len(image_ids)))
         for _ in image_ids:
-            yield b"".join(next(files).read() for _ in which)
+            yield b"".join(features.read(next(files), self.size) for _ in which)
 
     def _image(self, file: File) -> tuple[bytes | None, str | None]:
         """The resized image, or why there is none."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from halo_ray.data.images import File
 from halo_ray.data.listing import Root
-from halo_ray.errors import BadRecordError
+from halo_ray.errors import InputError, one_line
 from halo_ray.storage import safe_name
 
 Size = tuple[int, int]
@@ -45,25 +47,29 @@ class Features:
 
     def uris(self, split: str, image_ids: Sequence[str], mirrored: Sequence[bool]) -> list[str]:
         """The file of each image, or of its mirror image."""
-        root = Root(self.experiment)
+        root = _root(self.experiment)
         return [
             root.path_uri(feature_file(split, image_id, flip))
             for image_id, flip in zip(image_ids, mirrored, strict=True)
         ]
 
-    def maps(self, rows: Sequence[bytes], size: Size) -> list[Tensor]:
-        """Feature maps (N, C, h, w), float32, of the contents of N files.
+    def read(self, file: File, size: Size) -> bytes:
+        """The content of a file.
 
         Raises:
-            BadRecordError: a file is not of the length that those maps have.
+            InputError: it cannot be read, or is not of the length that the maps have.
         """
+        try:
+            data = file.read()
+        except OSError as error:
+            raise _broken(file, f"cannot be read ({one_line(error)})") from error
         count = sum(shape.channels * shape.height * shape.width for shape in self.shapes[size])
-        for row in rows:
-            if len(row) != 4 * count:
-                raise BadRecordError(
-                    f"a file below {self.experiment}/features has {len(row)} bytes instead of {4 * count}: delete "
-                    "stages/features.json there, so that all are computed anew"
-                )
+        if len(data) != 4 * count:
+            raise _broken(file, f"has {len(data)} bytes instead of {4 * count}")
+        return data
+
+    def maps(self, rows: Sequence[bytes], size: Size) -> list[Tensor]:
+        """Feature maps (N, C, h, w), float32, of the contents of N files."""
         joined = np.stack([np.frombuffer(row, np.float32) for row in rows])
         maps, start = [], 0
         for channels, height, width, last in self.shapes[size]:
@@ -74,6 +80,18 @@ class Features:
             else:
                 maps.append(part.reshape(-1, channels, height, width))
         return maps
+
+
+@cache
+def _root(experiment: str) -> Root:
+    """Looked up once in a process: it asks the store."""
+    return Root(experiment)
+
+
+def _broken(file: File, what: str) -> InputError:
+    return InputError(
+        f"features {file.uri} {what}: delete stages/features.json of the experiment, so that all are computed anew"
+    )
 
 
 def feature_file(split: str, image_id: str, mirrored: bool) -> str:

@@ -58,6 +58,11 @@ class Root:
         """Whether there is a directory of that name right below."""
         return bool(self._info(f"{self._base}/{folder}")[0].type == pafs.FileType.Directory)
 
+    def files(self) -> list[str]:
+        """Paths of all files below the root."""
+        every = self._info(pafs.FileSelector(self._base, recursive=True))
+        return [info.path[len(self._base) + 1 :] for info in every if info.is_file]
+
     def find(self, pattern: str) -> dict[str, str]:
         """Path below the root of each file that matches, by what the one * stands for (which may hold slashes).
 

@@ -88,7 +88,7 @@ class LoadSamples:
         # The whole label is resized before its ids are looked up, a window afterwards.
         classes = decode_label(label, self.classes, row["label_format"], size if draw.scale is None else shape)
         view, shown = self._showing(row["show_class"], ((view, view.label(classes)) for view in views))
-        return self._sample(row, self._pixels(draw, view, image), NO_POINTS, draw.label(shown).tobytes())
+        return self._sample(row, self._pixels(draw, view, image, size), NO_POINTS, draw.label(shown).tobytes())
 
     def _showing(self, wanted: int, seen: Iterator[tuple[View, Pixels]]) -> tuple[View, Pixels]:
         """The first window that shows enough of a class, or the last that was tried."""
@@ -101,18 +101,18 @@ class LoadSamples:
         return view, label
 
     def _target(self, row: dict[str, Any], image: File, labels: pa.Table) -> dict[str, Any]:
-        draw = self._draw(row)
-        view = next(draw.views((row["height"], row["width"]), self.sizes[TARGET]))
+        draw, size = self._draw(row), self.sizes[TARGET]
+        view = next(draw.views((row["height"], row["width"]), size))
         place, points = pc.index(labels["image_id"], row["image_id"]).as_py(), NO_POINTS
         if place >= 0:  # negative learning also looks at images without a label
             y, x, label = (labels[name][place].values.to_numpy() for name in ("y", "x", "label"))
             points = Points.from_pixels(y.astype(np.int64), x.astype(np.int64), label, (row["height"], row["width"]))
-        return self._sample(row, self._pixels(draw, view, image), draw.points(view.points(points)), b"")
+        return self._sample(row, self._pixels(draw, view, image, size), draw.points(view.points(points)), b"")
 
-    def _pixels(self, draw: Augmentation, view: View, image: File) -> bytes:
+    def _pixels(self, draw: Augmentation, view: View, image: File, size: tuple[int, int]) -> bytes:
         """What the network sees of an image; its stored features are those of the mirror image where it was drawn."""
         if self.features is not None:
-            return image.read()
+            return self.features.read(image, size)
         return draw.image(view.image(decode_image(image)[0])).tobytes()
 
     def _draw(self, row: dict[str, Any]) -> Augmentation:

@@ -72,6 +72,11 @@ class ModelConfig:
         if min(self.pixel_std) <= 0:
             raise InputError(f"model.pixel_std is {list(self.pixel_std)}: each number must be above 0")
 
+    @property
+    def has_live_norms(self) -> bool:
+        """Whether there may be batch norms that gather statistics in training."""
+        return not self.frozen_batch_norm or (self.hfr != "off" and not self.frozen_hfr_norm)
+
 
 MODEL_FILE, WEIGHTS_FILE = "model.json", "model.safetensors"
 """What a checkpoint directory holds: the architecture and its weights."""

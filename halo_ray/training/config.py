@@ -129,18 +129,31 @@ class TrainingConfig:
         """Whether a twin is trained without labels."""
         return self.control and self.protocol == "source_target"
 
+    @property
+    def batches(self) -> tuple[int, int]:
+        """Source and pool images of a step."""
+        return self.source_batch, self.target_batch
 
-def check_workers(config: TrainingConfig, workers: int | Sequence[int], *, one_size: bool = True) -> None:
+    def smallest_step(self, *, has_source: bool) -> int:
+        """The fewest images that a step has; a twin has no pool images."""
+        if not (has_source and self.uses_source):
+            return self.target_batch
+        return self.source_batch if self.trains_twin else sum(self.batches)
+
+
+def check_workers(
+    config: TrainingConfig, workers: int | Sequence[int], *, has_source: bool = True, two_sizes: bool = False
+) -> None:
     """Raises InputError where so many training processes, or any number in that range, cannot share a step.
 
     The smallest step of ``config`` must give each of them at least one image for each part that it computes.
 
     Args:
-        one_size: source and pool images have the same input size, and so go through the network together.
+        has_source: there is one.
+        two_sizes: workers share live batch norms, and source and pool images go through them one after the other.
     """
     most = workers if isinstance(workers, int) else max(workers)
-    both = config.source_batch + config.target_batch
-    fewest = both if config.uses_source else min(both, config.target_batch)
+    fewest = config.smallest_step(has_source=has_source)
     if max(most, 1) * config.accumulation > fewest:
         parts = f" times training.accumulation {config.accumulation}" if config.accumulation > 1 else ""
         raise InputError(
@@ -148,7 +161,7 @@ def check_workers(config: TrainingConfig, workers: int | Sequence[int], *, one_s
             "execution.num_workers or raise training.source_batch and target_batch"
         )
     shares = max(most, 1) * config.accumulation
-    if most > 1 and config.sync_batch_norm and not one_size and min(config.source_batch, config.target_batch) < shares:
+    if most > 1 and config.sync_batch_norm and two_sizes and min(config.batches) < shares:
         raise InputError(
             f"training.sync_batch_norm needs a source and a pool image in each of {shares} parts of a step where their "
             "sizes differ: raise training.source_batch and target_batch, or set it to false"

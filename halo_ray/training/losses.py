@@ -45,6 +45,8 @@ class LossConfig:
         for key in ("source", "target", "negative", "consistency"):
             if not 0 <= getattr(self, key) < math.inf:
                 raise InputError(f"training.losses.{key} is {getattr(self, key)}: it must be a number of at least 0")
+        if not any((self.source, self.target, self.negative, self.consistency)):
+            raise InputError("training.losses are all 0: give one of them a weight")
         if not 0 < self.negative_threshold <= 1:
             raise InputError(
                 f"training.losses.negative_threshold is {self.negative_threshold}: it must lie above 0 and be 1 at most"

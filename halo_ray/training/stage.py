@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import uuid
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
+import torch
 from ray.exceptions import RayError
 from ray.train import Result, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
 from halo_ray.annotations.ledger import Ledger
 from halo_ray.checkpoint import load_state
+from halo_ray.config import identity
 from halo_ray.data.inspection import source_classes
 from halo_ray.data.samples import LoadSamples
 from halo_ray.data.schedule import SOURCE, TARGET, training_schedule
@@ -21,8 +25,7 @@ from halo_ray.errors import InputError, one_line
 from halo_ray.features import stored_features
 from halo_ray.progress import progress, start_board
 from halo_ray.runtime import input_error, training_workers, uses_gpu
-from halo_ray.storage import Storage
-from halo_ray.training.loop import TrainJob, last_checkpoint, train_loop_per_worker
+from halo_ray.training.loop import TrainJob, train_loop_per_worker
 from halo_ray.training.schedules import Schedule
 from halo_ray.training.telemetry import LogConfig
 
@@ -50,13 +53,16 @@ def train(
     """
     board = start_board()
     job = _job(context, directory, start, number, labels, board)
-    print(_plan(context, job), flush=True)
+    job.within.clear_others()
+    print(_plan(job, _workers(context)), flush=True)
     try:
         with progress(f"{directory} train", job.steps, "step", lambda: ray.get(board.least.remote())):
             result = _fit(context, job)
     finally:
         ray.kill(board)
-    context.storage.clear(f"{directory}-run")
+    job.within.clear()
+    if job.device == "cuda":  # in the driver's own process, which holds on to memory that actors will want
+        torch.cuda.empty_cache()
     for step in result.return_value["bad_steps"]:
         ids = ", ".join(job.samples(step))
         print(
@@ -80,6 +86,7 @@ def _job(context: Context, directory: str, start: str | None, number: int, label
     return TrainJob(
         storage_uri=storage.uri,
         directory=directory,
+        key=_key(context, rows),
         start=start,
         keep_optimizer=goes_on and number > 1,
         model=context.model,
@@ -161,14 +168,20 @@ def _images(context: Context, number: int, labels: Labels, bought: pa.Table) -> 
 
 
 def _workers(context: Context) -> int | tuple[int, int]:
-    training = context.config.training
-    return training_workers(context.config.execution, training.source_batch, training.target_batch)
+    config = context.config
+    return training_workers(config.execution, config.training.batches, config.most_workers)
 
 
-def _plan(context: Context, job: TrainJob) -> str:
+def _key(context: Context, rows: pa.Table) -> str:
+    """Names the configuration and the images, which fix the weights that a stage ends with."""
+    told = json.dumps([identity(context.config), rows["image_id"].to_pylist()], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:32]
+
+
+def _plan(job: TrainJob, workers: int | tuple[int, int]) -> str:
     """What the stage will do, for the log."""
-    workers, training, last = _workers(context), job.training, last_checkpoint(context.storage, job.directory)
-    begin = f", from step {_step(context.storage, last)} on," if last else ""
+    training, step = job.training, _step(job)
+    begin = f", from step {step} on," if step else ""
     many = f"{workers[0]} to {workers[1]}" if isinstance(workers, tuple) else str(max(workers, 1))
     parts = f", each in {training.accumulation} parts" if training.accumulation > 1 else ""
     return (
@@ -206,16 +219,16 @@ def _fit(context: Context, job: TrainJob) -> Result:
                 raise said from error
             if failures == execution.max_failures:
                 raise
-            step = _step(storage, last_checkpoint(storage, job.directory))
             print(
-                f"{job.directory}: training was interrupted ({one_line(error)}); it goes on from step {step}, attempt "
-                f"{failures + 2} of {execution.max_failures + 1}",
+                f"{job.directory}: training was interrupted ({one_line(error)}); it goes on from step {_step(job)}, "
+                f"attempt {failures + 2} of {execution.max_failures + 1}",
                 flush=True,
             )
     raise AssertionError("the last attempt returns or raises")
 
 
-def _step(storage: Storage, checkpoint: str | None) -> int:
-    """Steps that were taken when a checkpoint was written; 0 without one."""
-    state = load_state(storage, checkpoint) if checkpoint else None
+def _step(job: TrainJob) -> int:
+    """Steps that need not be taken again."""
+    last = job.within.last()
+    state = load_state(job.storage, last) if last else None
     return int(state["step"]) if state else 0

@@ -61,7 +61,7 @@ class StageLog:
 
     def __init__(self, config: LogConfig, worker: Worker, losses: Losses, curvature: float, files: EventFiles | None):
         self.loss: float | None = None
-        """As it was last written."""
+        """As it was last written; None where it was no number."""
         self._config, self._worker, self._losses, self._curvature, self._files = (
             config,
             worker,
@@ -88,7 +88,7 @@ class StageLog:
         self._steps += 1
         now = time.monotonic()
         if now - self._shown > POLL_SECONDS:
-            self._config.board.set.remote(self._worker.rank, step + 1)
+            self._config.board.set.remote(self._worker.rank, step + 1, self._worker.world_size)
             self._shown = now
         if (step + 1) % self._config.every == 0 or step + 1 == self._config.steps:
             self._write(step, rate, norm)
@@ -107,14 +107,15 @@ class StageLog:
 
     def _write(self, step: int, rate: float, norm: Tensor) -> None:
         means = {name: float(self._worker.sum(mean)) for name, mean in self._means.items()}
-        self.loss = self._losses.weighted(means)
+        loss = self._losses.weighted(means)
+        self.loss = loss if math.isfinite(loss) else None
         if self._timed is None:
             self._timed = time.perf_counter(), self._steps
         if not self._files:
             return
         values = {
             "samples_per_second": self._speed(self._since),
-            "loss": self.loss,
+            "loss": loss,
             "learning_rate": rate,
             "gradient_norm": float(norm),
             **self._radii(),

@@ -18,6 +18,9 @@ from halo_ray.errors import InputError
 from halo_ray.models.segmenter import Segmenter
 from halo_ray.training.config import TrainingConfig
 
+OUT_OF_MEMORY = "out of memory", "alloc_failed", "can't allocate memory", "not enough memory"
+"""What torch, CUDA, cuBLAS, cuDNN and the system say; not all as an error of its own kind."""
+
 
 @dataclass(frozen=True)
 class Worker:
@@ -51,7 +54,7 @@ class Worker:
             world_size=context.get_world_size(),
             device=where,
             dtype=torch.float64 if config.precision == "float64" else torch.float32,
-            autocasts=config.precision == "bfloat16" or (config.precision == "auto" and gpu),
+            autocasts=config.precision == "bfloat16" or (config.precision == "auto" and gpu and _has_bfloat16()),
             sync_batch_norm=config.sync_batch_norm and gpu,
             seed=seed,
         )
@@ -69,7 +72,7 @@ class Worker:
 
     def seed_step(self, step: int) -> None:
         """Random numbers (dropout) depend on the step alone, so that they need no state in a checkpoint."""
-        torch.manual_seed((self.seed * 1_000_003 + step) * 4_099 + self.rank)
+        torch.manual_seed(((self.seed * 1_000_003 + step) * 4_099 + self.rank) % 2**63)
 
     def autocast(self) -> AbstractContextManager[None]:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocasts)
@@ -89,6 +92,11 @@ class Worker:
         return own
 
 
+def _has_bfloat16() -> bool:
+    """Whether the GPU computes in bfloat16 by itself."""
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
 @contextmanager
 def explained(config: TrainingConfig, load: LoadSamples) -> Iterator[None]:
     """Turns a lack of memory into one sentence that names the settings which reduce it.
@@ -101,7 +109,7 @@ def explained(config: TrainingConfig, load: LoadSamples) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise _too_large(config, load) from error
     except RuntimeError as error:
-        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
+        if any(said in str(error).lower() for said in OUT_OF_MEMORY):
             raise _too_large(config, load) from error
         raise
 
@@ -110,7 +118,7 @@ def _too_large(config: TrainingConfig, load: LoadSamples) -> InputError:
     sizes = " and ".join(sorted({f"{width}x{height}" for height, width in load.sizes.values()}))
     return InputError(
         f"the device's memory is too small for a training step of {config.source_batch} source and "
-        f"{config.target_batch} pool images of {sizes} pixels: lower training.source_batch and target_batch or "
-        "data.height and data.width, raise training.accumulation or the number of workers, or set training.precision "
-        "to bfloat16"
+        f"{config.target_batch} pool images of {sizes} pixels: raise training.accumulation or execution.num_workers, "
+        "or, in another output_dir, lower training.source_batch and target_batch or data.height and data.width, or set "
+        "training.precision to bfloat16"
     )

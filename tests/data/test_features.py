@@ -15,11 +15,12 @@ from halo_ray.data import samples
 from halo_ray.data.classes import IGNORE, ClassSet
 from halo_ray.data.decoding import DecodeImages
 from halo_ray.data.features import Features, MapShape, feature_file, network_input, pack
+from halo_ray.data.images import File
 from halo_ray.data.listing import MANIFEST
 from halo_ray.data.samples import LoadSamples, batch_to_tensors
 from halo_ray.data.schedule import SCHEDULE, SOURCE, TARGET
 from halo_ray.data.transforms import AugmentationConfig
-from halo_ray.errors import BadRecordError
+from halo_ray.errors import InputError
 from halo_ray.storage import Storage
 
 SIZE = (12, 16)
@@ -77,9 +78,18 @@ def test_other_dtypes_are_stored_as_float32() -> None:
 def test_a_file_of_another_length_says_what_to_delete(change: int) -> None:
     data = pack(maps(0))
     wrong = data[:change] if change < 0 else data + bytes(change)
-    pattern = rf"/run/features has {len(wrong)} bytes instead of {len(data)}: delete stages/features\.json"
-    with pytest.raises(BadRecordError, match=pattern):
-        features("/run").maps([data, wrong], SIZE)
+    assert features().read(File("a.upright", lambda: data), SIZE) == data
+    pattern = rf"features b\.upright has {len(wrong)} bytes instead of {len(data)}: delete stages/features\.json"
+    with pytest.raises(InputError, match=pattern):
+        features().read(File("b.upright", lambda: wrong), SIZE)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "features").mkdir()
+    decode = DecodeImages(SIZE, keep_bad=True, features=features(tmp_path))
+    batch = pa.table({"image_id": ["gone"], "image_uri": ["gone.jpg"]})
+    with pytest.raises(InputError, match=r"features .*features/pool/gone\.upright cannot be read .* delete stages"):
+        decode(batch)
 
 
 def test_every_image_has_a_file_of_its_own(tmp_path: Path) -> None:

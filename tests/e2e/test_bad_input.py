@@ -109,7 +109,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], list[str], list[str]]] = {
     "batch that workers cannot share": (
         lambda root: None,
         ["--execution.num_workers=5", "--execution.cpus_per_worker=0.1"],
-        ["training.source_batch", "5 training workers", "4 images of a step"],
+        ["training.source_batch", "5 training workers", "2 images of a step"],
     ),
     "gpu that is not there": (lambda root: None, ["--execution.device=cuda"], ["execution.device", "GPU"]),
 }  # fmt: skip

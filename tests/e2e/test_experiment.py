@@ -133,6 +133,9 @@ def test_more_rounds_continue_a_finished_experiment(experiment: Config, tmp_path
     with pytest.raises(InputError, match=r"raise acquisition\.budget above 0\.02"):
         run_experiment(config)
     config = replace(config, acquisition=replace(three, budget=0.03))
+    with pytest.raises(InputError, match=r"training\.round_steps"):
+        run_experiment(replace(config, training=replace(config.training, round_steps=(2, 1, 3))))
+    config = replace(config, training=replace(config.training, round_steps=(2, 2, 3)))
     records = run_experiment(config)
     assert [record["round"] for record in records] == [0, 1, 2, 3]
     assert records[3]["regions"] == int(6 * 72 * 100 * 0.03 / 9)

@@ -21,6 +21,7 @@ from halo_ray.benchmarks.object_store import ObjectStore
 from halo_ray.checkpoint import load_model
 from halo_ray.config import Config
 from halo_ray.data.classes import class_set
+from halo_ray.predict_images import find_images
 from halo_ray.storage import Storage
 
 ROOT = Path(__file__).parents[2]
@@ -104,6 +105,7 @@ def test_from_bucket_to_bucket(experiment: Config, images: Path, job: Job, s3: O
     there = Storage(where[2])
     for name in NAMES:
         assert there.read(f"{name}.png") == (tmp_path / "out" / f"{name}.png").read_bytes()
+    assert find_images(s3.uri("predict/images/small.png"))["image_id"].to_pylist() == ["small"]
 
 
 @pytest.mark.parametrize(("mode", "code"), [("skip", 0), ("fail", 2)])
@@ -140,6 +142,7 @@ def test_what_is_wrong_is_one_sentence(
         ((good, alike, out), r"one\.jpg and one\.png .* same image id"),
         ((good, images, images / "out"), r"out lies within .*images"),
         ((good, images, images), r"images lies within .*images"),
+        ((good, images / "day.jpg", images), r"images lies within .*images"),
         ((good, images, file), r"file cannot be written to"),
         ((good, images, out, "--size", 0, 96), r"--size is 0 96"),
         ((good, images, out, "--size", 8, 8), r"smaller than the backbone's output stride"),

@@ -1,6 +1,7 @@
 """Settings of training: which are refused, and what follows from those that are not."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -45,8 +46,13 @@ def test_a_wrong_threshold_is_named_with_its_value(value: float) -> None:
     assert str(caught.value).startswith(f"training.losses.negative_threshold is {value}: ")
 
 
+def test_a_loss_must_have_a_weight() -> None:
+    with pytest.raises(InputError, match=r"training\.losses are all 0"):
+        LossConfig(source=0.0, target=0.0)
+
+
 def test_the_ends_of_the_ranges_are_allowed() -> None:
-    losses = LossConfig(source=0.0, target=0.0, negative=0.0, negative_threshold=1.0, consistency=0.0)
+    losses = LossConfig(source=0.0, target=0.0, negative=1e-9, negative_threshold=1.0, consistency=0.0)
     TrainingConfig(
         pretrain_steps=0, round_steps=(1,), source_batch=1, target_batch=1, weight_decay=0.0, warmup_steps=0,
         poly_power=0.0, clip_norm=1e-9, losses=losses, stop_after_bad_steps=1,
@@ -91,10 +97,11 @@ def test_what_a_protocol_means(protocol: str, uses_source: bool, buys: bool, twi
 @pytest.mark.parametrize(
     ("settings", "most"),
     [
-        ({}, 8),
-        ({"source_batch": 5, "target_batch": 2}, 7),
-        ({"accumulation": 2}, 4),
-        ({"accumulation": 3}, 2),
+        ({}, 4),  # the twin has no pool images
+        ({"control": False}, 8),
+        ({"source_batch": 5, "target_batch": 2, "control": False}, 7),
+        ({"accumulation": 2}, 2),
+        ({"accumulation": 3, "control": False}, 2),
         ({"protocol": "source_free"}, 4),
         ({"protocol": "source_free", "target_batch": 6, "accumulation": 3}, 2),
         ({"protocol": "source_only"}, 8),
@@ -112,16 +119,23 @@ def test_every_worker_needs_an_image_for_each_part_of_a_step(settings: dict, mos
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_one_process_needs_an_image_for_each_part_too(workers: int) -> None:
-    check_workers(TrainingConfig(accumulation=8), workers)
+    check_workers(TrainingConfig(accumulation=8, control=False), workers)
     with pytest.raises(InputError, match=r"training\.accumulation 9 are more than the 8 images"):
-        check_workers(TrainingConfig(accumulation=9), workers)
+        check_workers(TrainingConfig(accumulation=9, control=False), workers)
+
+
+def test_without_a_source_a_step_has_pool_images_alone() -> None:
+    config = TrainingConfig(source_batch=6, target_batch=3, control=False)
+    check_workers(config, 3, has_source=False)
+    with pytest.raises(InputError, match="4 training workers are more than the 3 images"):
+        check_workers(config, 4, has_source=False)
 
 
 def test_shared_batch_norms_need_both_sizes_in_every_part() -> None:
-    config = TrainingConfig(source_batch=2, target_batch=6)
+    config = TrainingConfig(source_batch=2, target_batch=6, control=False)
     check_workers(config, 4)
-    check_workers(config, 2, one_size=False)
-    check_workers(TrainingConfig(source_batch=2, target_batch=6, sync_batch_norm=False), 4, one_size=False)
-    check_workers(TrainingConfig(source_batch=2, target_batch=6, accumulation=4), 1, one_size=False)
+    check_workers(config, 2, two_sizes=True)
+    check_workers(replace(config, sync_batch_norm=False), 4, two_sizes=True)
+    check_workers(replace(config, accumulation=4), 1, two_sizes=True)
     with pytest.raises(InputError, match=r"training\.sync_batch_norm .* 3 parts"):
-        check_workers(config, (1, 3), one_size=False)
+        check_workers(config, (1, 3), two_sizes=True)
