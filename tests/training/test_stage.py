@@ -242,7 +242,7 @@ def test_a_directory_begun_anew_takes_nothing_from_another_configuration(
 def test_a_step_smaller_than_planned_says_so(configure: Callable[[], Config]) -> None:
     config = exact(configure(), accumulation=4, losses=LossConfig())
     with pytest.raises(InputError, match=r"a step has 2 images for 1 training workers .*training\.accumulation 4"):
-        weights(config, number=1, labels="bought")  # of which there are none
+        weights(config, number=1)  # without any label, as where nothing could be bought
 
 
 @pytest.mark.parametrize("seed", [0, 20260101, 2**31])
