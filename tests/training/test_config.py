@@ -53,10 +53,11 @@ def test_a_loss_must_have_a_weight() -> None:
 
 def test_the_ends_of_the_ranges_are_allowed() -> None:
     losses = LossConfig(source=0.0, target=0.0, negative=1e-9, negative_threshold=1.0, consistency=0.0)
-    TrainingConfig(
+    config = TrainingConfig(
         pretrain_steps=0, round_steps=(1,), source_batch=1, target_batch=1, weight_decay=0.0, warmup_steps=0,
         poly_power=0.0, clip_norm=1e-9, losses=losses, stop_after_bad_steps=1,
     )  # fmt: skip
+    assert (config.pretrain_steps, config.steps_of_rounds(1), config.losses) == (0, [1], losses)
 
 
 @pytest.mark.parametrize(
