@@ -5,7 +5,7 @@ python jobs/benchmark.py acquisition               # maps and picks, against the
 python jobs/benchmark.py scoring                   # a pool through Ray Data, against a plain loop; 2 minutes
 python jobs/benchmark.py selection                 # the cut of 10^9 candidates, the messages of 10^6 images; 10 minutes
 python jobs/benchmark.py data                      # training samples against bare Pillow, and from S3; 2 minutes
-python jobs/benchmark.py train                     # the training loop and step, against bare and official ones
+python jobs/benchmark.py train                     # the training loop and step, against bare and official; 10 minutes
 python jobs/benchmark.py model --device cuda
 """
 
