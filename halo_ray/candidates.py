@@ -17,6 +17,7 @@ CANDIDATES = pa.schema(
     [
         ("image_id", pa.string()),
         ("row", pa.uint32()),
+        ("rank", pa.uint32()),
         ("score", pa.float32()),
         ("y", pa.uint16()),
         ("x", pa.uint16()),
@@ -27,8 +28,9 @@ CANDIDATES = pa.schema(
         ("function", pa.string()),
     ]
 )
-"""One row per candidate region; ``row`` is the image's row in the pool's manifest, y and x are pixels of the region's
-centre at label resolution. Stored in a directory for each acquisition function."""
+"""One row per candidate region; ``row`` is the image's row in the pool's manifest, ``rank`` how many candidates of the
+image were picked before this one, y and x are pixels of the region's centre at label resolution. Stored in a directory
+for each acquisition function."""
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from halo_ray.acquisition.budget import AcquisitionConfig
 from halo_ray.acquisition.scores import acquisition
 from halo_ray.data.manifest import DataConfig
 from halo_ray.errors import InputError, one_line
+from halo_ray.execution import ExecutionConfig
 from halo_ray.models.build import ModelConfig
 from halo_ray.quality import EvaluationConfig
-from halo_ray.runtime import ExecutionConfig
 from halo_ray.suggest import nearest
 from halo_ray.training.config import TrainingConfig
 

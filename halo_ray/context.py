@@ -10,31 +10,27 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from halo_ray.acquisition.budget import RoundPlan, capped_sequences, plan_budget, room
 from halo_ray.acquisition.threshold import Sequences
 from halo_ray.annotations.known import import_known
 from halo_ray.annotations.ledger import Ledger
+from halo_ray.cluster import check_shared, training_workers, uses_gpu
 from halo_ray.config import Config, config_from_yaml, config_to_yaml, identity
 from halo_ray.data.classes import ClassSet, class_set
-from halo_ray.data.inspection import bad_ids, save_inspection
-from halo_ray.data.listing import MANIFEST
 from halo_ray.data.manifest import (
-    SPLITS,
     Splits,
     known_labels,
     list_splits,
-    load_splits,
+    local_files,
     pool_mask,
-    save_splits,
     sizes,
 )
 from halo_ray.errors import InputError
+from halo_ray.gauges import PROGRESS, Gauges
+from halo_ray.inspected import inspect_or_take, with_stored_sizes
 from halo_ray.models.build import ModelConfig, located
-from halo_ray.pipeline import inspect_splits
-from halo_ray.runtime import check_shared, ray_session, training_workers, uses_gpu
+from halo_ray.runtime import ray_session
 from halo_ray.storage import Stages, Storage, round_directory
 from halo_ray.training.config import check_workers
 
@@ -54,6 +50,14 @@ class Context:
     """(H, W): where in a pool image nothing is ever picked."""
     model: ModelConfig
     """config.model with its files by absolute path, since processes run in directories of their own."""
+    gauges: Gauges
+    """What Ray's metrics endpoint shows of it; PROGRESS."""
+
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """The acquisition function that buys, then those that are only compared with it."""
+        own = self.config.acquisition.function
+        return own, *(name for name in self.config.execution.compare_functions if name != own)
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -100,12 +104,11 @@ def open_experiment(config: Config) -> Iterator[Context]:
     model = config.model if Stages(storage).done("pretrain") else located(config.model)
     splits = list_splits(config.data, config.data_root, config.seed)
     with ray_session(config.execution):
+        check_shared(storage, local_files(splits))
         if begun:
-            splits = _with_stored_sizes(splits, load_splits(storage), storage)
+            splits = with_stored_sizes(splits, storage)
         else:
-            counted = ["source"] if config.needs_class_statistics else []
-            splits, inspection = inspect_splits(splits, classes, config.execution, known_too=counted)
-            inspection.settle(config.data.on_bad_record)
+            splits, save_findings = inspect_or_take(config, splits, classes)
         check_workers(
             config.training,
             training_workers(config.execution, config.training.batches, config.most_workers),
@@ -114,20 +117,19 @@ def open_experiment(config: Config) -> Iterator[Context]:
             and config.model.has_live_norms
             and config.data.source_size != (config.data.height, config.data.width),
         )
-        check_shared(storage)
         plan = planned
         if len(planned) < config.rounds:
             pool = sizes(splits.pool)
             plan = plan_budget(config.acquisition, pool, planned)
             _say_what_is_too_much(plan, room(config.acquisition, pool))
         never = pool_mask(config.acquisition.never, config.data_root, splits.pool)
-        context = Context(config, storage, splits, classes, plan, never, model)
+        gauges = Gauges(PROGRESS, storage.uri)
+        context = Context(config, storage, splits, classes, plan, never, model, gauges)
         if plan:
             context.sequences(1)  # every id must name one
         if not begun:
             known = known_labels(config.data, config.data_root, splits.pool)
-            save_splits(splits, storage)
-            save_inspection(inspection, storage)
+            save_findings(storage)
             import_known(known, classes, storage, config.execution.block_images)
             storage.write_json(_CLASSES, _as_json(classes))
         if plan != planned or not begun:
@@ -208,22 +210,3 @@ def _extends(now: int | list[int], before: int | list[int], rounds: int) -> bool
     """Whether the steps of ``rounds`` rounds are what they were; there may be more rounds."""
     longer, known = ([steps] * rounds if isinstance(steps, int) else steps for steps in (now, before))
     return longer[: len(known)] == known
-
-
-def _with_stored_sizes(listed: Splits, stored: Splits, storage: Storage) -> Splits:
-    """The listed files with the sizes found when the experiment began; the same images may lie elsewhere now."""
-    tables: dict[str, pa.Table] = {}
-    skipped = bad_ids(storage)
-    for split in SPLITS:
-        now, before = getattr(listed, split), getattr(stored, split)
-        now = now.filter(pc.invert(pc.is_in(now["image_id"], pa.array(skipped[split], pa.string()))))
-        changed = set(now["image_id"].to_pylist()) ^ set(before["image_id"].to_pylist())
-        if changed:
-            raise InputError(
-                f"data.{split} is not what {storage.uri} was begun with (image {min(changed)!r} came or went): "
-                "restore it or name another output_dir"
-            )
-        tables[split] = pa.Table.from_arrays(
-            [before[name] if name in ("height", "width") else now[name] for name in MANIFEST.names], schema=MANIFEST
-        )
-    return Splits(**tables)

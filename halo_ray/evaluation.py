@@ -87,7 +87,10 @@ def evaluate(context: Context, label: str, *checkpoints: str) -> list[dict[str, 
     )
     total = np.zeros((len(checkpoints), len(names), len(names)), np.int64)
     images = 0
-    with progress(f"{label} evaluate", table.num_rows, "image", lambda: images), arrow_batches(results) as batches:
+    with (
+        progress(f"{label} evaluate", table.num_rows, "image", lambda: images, context.gauges),
+        arrow_batches(results) as batches,
+    ):
         for batch in batches:
             for row in batch["confusions"].to_pylist():
                 total += np.array(row, np.int64).reshape(total.shape)

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from halo_ray.annotations.annotate import annotate
 from halo_ray.config import Config
-from halo_ray.context import open_experiment, report_stage
+from halo_ray.context import Context, open_experiment, report_stage
 from halo_ray.evaluation import evaluate
 from halo_ray.features import compute_features
 from halo_ray.report import write_overview
-from halo_ray.results import read_metrics, record, round_line
+from halo_ray.results import announce, read_metrics, record
 from halo_ray.scoring import score_pool
 from halo_ray.selection import select_regions
-from halo_ray.storage import Stages, round_directory
+from halo_ray.shared_stages import stages_of
+from halo_ray.storage import round_directory
 from halo_ray.training.stage import train
 
+OnRound = Callable[[dict[str, Any]], None]
 
-def run_experiment(config: Config) -> list[dict[str, Any]]:
+
+def run_experiment(config: Config, on_round: OnRound | None = None) -> list[dict[str, Any]]:
     """Pretrains on the source, then buys labels of the pool in rounds; every stage is done once and may be resumed.
+
+    Args:
+        on_round: called with the record of each round, also where that was done by an earlier run.
 
     Returns:
         The records of metrics.jsonl: round 0, before any purchase, then one per round.
@@ -27,19 +34,18 @@ def run_experiment(config: Config) -> list[dict[str, Any]]:
         InputError: something in the configuration, the data or the machine must be mended first.
     """
     with open_experiment(config) as context:
-        stages, training = Stages(context.storage), config.training
+        stages, training = stages_of(context), context.config.training
         stage = stages.run
 
         def judge(number: int, regions: int, *models: str) -> None:
             at = round_directory(number)
             quality = stage(f"{at}/evaluate", evaluate, context, f"round {number}", *models)
             metrics = stage(f"{at}/record", record, context, stages, number, models[0], *quality)
-            print(round_line(metrics, regions), flush=True)
+            announce(context, metrics, regions)
+            if on_round is not None:
+                on_round(metrics)
 
-        if training.cache_features:
-            stage("features", compute_features, context)
-        pretrained = stage("pretrain", train, context, "pretrain/checkpoint", start=None)["checkpoint"]
-        model = twin = pretrained
+        model = twin = pretrained = _pretrain(context, stage)
         judge(0, 0, model)
 
         for number in range(1, len(context.plan) + 1):
@@ -53,8 +59,7 @@ def run_experiment(config: Config) -> list[dict[str, Any]]:
             model = stage(f"{at}/train", train, context, f"{at}/checkpoint", **how)["checkpoint"]
             models = [model]
             if training.trains_twin:
-                how = {"start": twin, "number": number, "labels": "none"}
-                twin = stage(f"{at}/control", train, context, f"{at}/control", **how)["checkpoint"]
+                twin = _train_twin(context, stage, number, twin)
                 models.append(twin)
             judge(number, chosen["regions"], *models)
 
@@ -65,3 +70,33 @@ def run_experiment(config: Config) -> list[dict[str, Any]]:
         rows = read_metrics(context.storage)
         stage(report_stage(len(context.plan)), write_overview, context, rows)
         return rows
+
+
+def prepare_experiment(config: Config) -> None:
+    """Does the stages of an experiment that others share, for another budget or acquisition function, and no more.
+
+    Raises:
+        InputError: as run_experiment.
+    """
+    with open_experiment(config) as context:
+        stage = stages_of(context).run
+        twin = pretrained = _pretrain(context, stage)
+        stage("rounds/000/evaluate", evaluate, context, "round 0", pretrained)
+        for number in range(1, len(context.plan) + 1):
+            if number == 1:
+                stage("rounds/001/score", score_pool, context, number, pretrained)
+            if config.training.trains_twin:
+                start = pretrained if config.training.between_rounds == "restart" else twin
+                twin = _train_twin(context, stage, number, start)
+
+
+def _pretrain(context: Context, stage: Callable[..., Any]) -> str:
+    if context.config.training.cache_features:
+        stage("features", compute_features, context)
+    return str(stage("pretrain", train, context, "pretrain/checkpoint", start=None)["checkpoint"])
+
+
+def _train_twin(context: Context, stage: Callable[..., Any], number: int, start: str) -> str:
+    """On the same source images as the model, without any bought label."""
+    at = f"{round_directory(number)}/control"
+    return str(stage(at, train, context, at, start=start, number=number, labels="none")["checkpoint"])

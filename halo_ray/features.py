@@ -11,10 +11,12 @@ import torch
 from halo_ray.data.decoding import DecodeImages
 from halo_ray.data.features import Features, MapShape, feature_file, network_input, pack
 from halo_ray.data.manifest import SPLITS
+from halo_ray.errors import InputError
 from halo_ray.models.build import ModelConfig, build_model
 from halo_ray.pipeline import arrow_batches, compute_on_actors
 from halo_ray.progress import progress
 from halo_ray.runtime import SCORING_THREADS
+from halo_ray.shared_stages import stage_entry
 from halo_ray.storage import Stages, Storage
 
 if TYPE_CHECKING:
@@ -67,21 +69,42 @@ def compute_features(context: Context) -> dict[str, Any]:
     """Computes and stores the features of all splits.
 
     Returns:
-        JSON-able: ``shapes``, of the maps by "HEIGHTxWIDTH" of the network's input.
+        JSON-able: ``shapes``, of the maps by "HEIGHTxWIDTH" of the network's input; ``shared``, the directory of
+        execution.shared_stages that holds them, None where the experiment's own does.
     """
     splits = [split for split in SPLITS if getattr(context.splits, split).num_rows]
-    return {"shapes": dict(_of_split(context, split) for split in splits)}
+    shared = context.config.execution.shared_stages
+    # They are large, and the same for many: nobody copies them.
+    entry = None if shared is None else stage_entry(context, STAGE)
+    storage = _storage(context, entry)
+    return {"shapes": dict(_of_split(context, split, storage) for split in splits), "shared": entry}
 
 
-def _of_split(context: Context, split: str) -> tuple[str, Any]:
+def _storage(context: Context, entry: str | None) -> Storage:
+    """Where the features lie."""
+    shared = context.config.execution.shared_stages
+    if entry is None:
+        return context.storage
+    if shared is None:
+        raise InputError(
+            f"the features of {context.storage.uri} lie in {entry} of the directory that execution.shared_stages "
+            "named: name it again"
+        )
+    return Storage(shared).below(entry)
+
+
+def _of_split(context: Context, split: str, storage: Storage) -> tuple[str, Any]:
     """Computes the features of a split; gives their size and shapes."""
     config, table = context.config, getattr(context.splits, split)
     height, width = size = config.data.source_size if split == "source" else context.input_size
     classes, seed = len(context.classes.classes), context.round_seed(0)
-    job = FeatureJob(context.storage.uri, context.model, classes, split, size, seed)
+    job = FeatureJob(storage.uri, context.model, classes, split, size, seed)
     results = compute_on_actors(table, DecodeImages(size), FeatureExtractor, {"job": job}, config.execution)
     done, shapes = 0, None
-    with progress(f"features of {split}", table.num_rows, "image", lambda: done), arrow_batches(results) as batches:
+    with (
+        progress(f"features of {split}", table.num_rows, "image", lambda: done, context.gauges),
+        arrow_batches(results) as batches,
+    ):
         for batch in batches:
             done += batch.num_rows
             shapes = batch["shapes"][0].as_py()
@@ -92,9 +115,9 @@ def stored_features(context: Context) -> Features | None:
     """Where the features lie; None where they are not cached."""
     if not context.config.training.cache_features:
         return None
-    found = Stages(context.storage).result(STAGE)["shapes"]
+    result = Stages(context.storage).result(STAGE)
     shapes = {}
-    for size, maps in found.items():
+    for size, maps in result["shapes"].items():
         height, width = size.split("x")
         shapes[int(height), int(width)] = [MapShape(c, h, w, bool(last)) for c, h, w, last in maps]
-    return Features(context.storage.uri, shapes)
+    return Features(_storage(context, result.get("shared")).uri, shapes)

@@ -11,12 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
 
+from halo_ray.cluster import uses_gpu
 from halo_ray.data.classes import ClassSet
 from halo_ray.data.inspection import Inspection, InspectRecords, SplitInspection
 from halo_ray.data.listing import MANIFEST
 from halo_ray.data.manifest import SPLITS, Splits
+from halo_ray.execution import ExecutionConfig
 from halo_ray.progress import progress
-from halo_ray.runtime import ExecutionConfig, uses_gpu
 
 Transform = Callable[[pa.Table], pa.Table]
 

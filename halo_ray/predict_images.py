@@ -19,11 +19,12 @@ from halo_ray.data.images import decode_image, read_ahead, read_image
 from halo_ray.data.listing import Root, manifest
 from halo_ray.data.transforms import View
 from halo_ray.errors import BadRecordError, InputError
+from halo_ray.execution import ExecutionConfig
 from halo_ray.pipeline import arrow_batches, compute_on_actors
 from halo_ray.prediction import predict, with_mirror_image
 from halo_ray.progress import progress
 from halo_ray.results import CHECKPOINTS
-from halo_ray.runtime import SCORING_THREADS, ExecutionConfig
+from halo_ray.runtime import SCORING_THREADS
 from halo_ray.storage import Storage
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")

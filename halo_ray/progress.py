@@ -13,14 +13,23 @@ from ray.actor import ActorProxy
 from ray.exceptions import RayError
 from tqdm import tqdm
 
+from halo_ray.cluster import here
+from halo_ray.gauges import Gauges
+
 POLL_SECONDS = 0.5
 LINE_SECONDS = 10.0
 JOIN_SECONDS = 5.0
 
 
 @contextmanager
-def progress(label: str, total: int, unit: str, done: Callable[[], int]) -> Iterator[None]:
-    """Shows how far ``done()`` has come towards ``total`` while the body runs; called in a thread of its own."""
+def progress(
+    label: str, total: int, unit: str, done: Callable[[], int], gauges: Gauges | None = None
+) -> Iterator[None]:
+    """Shows how far ``done()`` has come towards ``total`` while the body runs; called in a thread of its own.
+
+    Args:
+        gauges: of an experiment, which show the share that is done too.
+    """
     start = time.monotonic()
     stop = threading.Event()
     terminal = sys.stdout.isatty() and sys.stderr.isatty()
@@ -38,6 +47,8 @@ def progress(label: str, total: int, unit: str, done: Callable[[], int]) -> Iter
                 count = done()
             except RayError:  # the stage itself says what is wrong
                 continue
+            if gauges is not None:
+                gauges.set("progress", count / max(total, 1), stage=label)
             if terminal or count < total:  # the last line is the end's
                 show(count, "" if terminal else "\n")
 
@@ -48,6 +59,8 @@ def progress(label: str, total: int, unit: str, done: Callable[[], int]) -> Iter
     finally:
         stop.set()
         thread.join(timeout=JOIN_SECONDS)
+    if gauges is not None:
+        gauges.set("progress", 1, stage=label)
     show(total, "\n")
 
 
@@ -66,4 +79,4 @@ class StepBoard:
 
 def start_board() -> ActorProxy[StepBoard]:
     """An actor of that class; it takes no CPU from the work."""
-    return ray.remote(num_cpus=0)(StepBoard).remote()
+    return ray.remote(num_cpus=0, scheduling_strategy=here())(StepBoard).remote()

@@ -85,6 +85,13 @@ def read_metrics(storage: Storage) -> list[dict[str, Any]]:
     return [json.loads(line) for line in storage.read(_METRICS).splitlines()]
 
 
+def announce(context: Context, metrics: dict[str, Any], regions: int) -> None:
+    """Says in the log and on the metrics endpoint what stands after a round that bought ``regions``."""
+    print(round_line(metrics, regions), flush=True)
+    for gauge, key in {"round": "round", "pixels_bought": "pixels", "miou": "miou"}.items():
+        context.gauges.set(gauge, metrics[key], stage=f"{round_directory(metrics['round'])}/record")
+
+
 def round_line(metrics: dict[str, Any], regions: int) -> str:
     """One line for the log of a run; ``regions`` were bought in this round."""
     seconds = sum(metrics["seconds"].values())

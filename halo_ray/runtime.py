@@ -1,29 +1,26 @@
-"""Where an experiment runs: the Ray cluster it joins or starts, devices, and how many processes it uses."""
+"""The Ray cluster that an experiment joins or starts, and the errors that come out of it."""
 
 from __future__ import annotations
 
 import gc
 import logging
-import math
 import os
+import re
 import socket
 import threading
 import time
 import traceback
-import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
 from urllib.parse import urlsplit
 
 import ray
 import ray.data
 from ray.data._internal.execution.execution_callback import ExecutionCallback
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from halo_ray.cluster import uses_gpu, wait_for_node
 from halo_ray.errors import InputError
-from halo_ray.storage import Storage
+from halo_ray.execution import ExecutionConfig
 
 NAMESPACE = "halo_ray"
 
@@ -35,73 +32,6 @@ SCORING_THREADS = 1
 
 STREAM_THREAD = "iter_threaded"
 """Name of the threads in which Ray Data's batch iterators compute."""
-
-
-@dataclass(frozen=True)
-class ExecutionConfig:
-    """Machines and processes; none of it changes what is bought, and all of it may change when a run is resumed."""
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: GPUs where the cluster has any."""
-    ray_address: str | None = None
-    """Address of a running Ray cluster; null: the job's own (RAY_ADDRESS), else a private one on this machine."""
-    num_workers: int | tuple[int, int] | None = None
-    """Training processes, or [fewest, most] of them for a cluster that grows and shrinks; 0 trains in the driver's own
-    (no start-up); null: one per GPU, 0 without GPUs."""
-    cpus_per_worker: float = 0.5
-    """CPUs that Ray reserves for a training process; loading data needs some beside."""
-    min_actors: int = 1
-    """The fewest inference actors (scoring, evaluation)."""
-    max_actors: int = 2
-    """The most inference actors."""
-    images_per_actor: int = 256
-    """An inference actor is added for every so many images: it must load torch and the model first."""
-    cpus_per_actor: float = 0.5
-    """CPUs that Ray reserves for an inference actor; it computes on one thread."""
-    batch_images: int = 8
-    """Images sent to an inference actor at once; it computes them one by one."""
-    block_images: int = 8
-    """Images in a block of a Ray Data stream."""
-    checkpoint_steps: int = 500
-    """Training steps after which a stage's state is stored, from which a killed run goes on; 0: at its end only."""
-    max_failures: int = 3
-    """How often training is begun again, from its last checkpoint, after a worker or Ray Train's controller died."""
-    log_steps: int = 20
-    """Training steps between two entries in TensorBoard and on the metrics endpoint."""
-    warn_share: float = 0.5
-    """Warn before labels are spent where more of the embedding lies at the rim of the ball, or at its origin."""
-    save_maps: Literal["none", "picked", "all"] = "none"
-    """Keep radius, entropy and score maps (float16, .npz): of no image, of those with picks, or of all."""
-    compare_functions: tuple[str, ...] = ()
-    """Further acquisition functions that the same scoring pass computes: what each would have bought is stored beside
-    the selection, nothing of it is bought."""
-    verbose: bool = False
-    """Show Ray's own log."""
-
-    def __post_init__(self) -> None:
-        for key in ("min_actors", "max_actors", "images_per_actor", "batch_images", "block_images"):
-            if getattr(self, key) < 1:
-                raise InputError(f"execution.{key} is {getattr(self, key)}: it must be at least 1")
-        for key in ("cpus_per_worker", "cpus_per_actor"):
-            if not 0 < getattr(self, key) < math.inf:
-                raise InputError(f"execution.{key} is {getattr(self, key)}: it must be above 0")
-        for key in ("checkpoint_steps", "max_failures"):
-            if getattr(self, key) < 0:
-                raise InputError(f"execution.{key} is {getattr(self, key)}: it must be 0 or more")
-        if not 0 <= self.warn_share <= 1:
-            raise InputError(f"execution.warn_share is {self.warn_share}: it must lie between 0 and 1")
-        if self.log_steps < 1:
-            raise InputError(f"execution.log_steps is {self.log_steps}: it must be at least 1")
-        if isinstance(self.num_workers, tuple) and not 1 <= self.num_workers[0] <= self.num_workers[1]:
-            raise InputError(
-                f"execution.num_workers is {list(self.num_workers)}: a range begins with 1 or more and does not fall"
-            )
-        if isinstance(self.num_workers, int) and self.num_workers < 0:
-            raise InputError(f"execution.num_workers is {self.num_workers}: it must be 0 or more")
-        if self.min_actors > self.max_actors:
-            raise InputError(
-                f"execution.min_actors {self.min_actors} is more than execution.max_actors {self.max_actors}"
-            )
 
 
 class RestBetweenSteps(ExecutionCallback):  # type: ignore[misc]
@@ -126,8 +56,7 @@ def ray_session(config: ExecutionConfig) -> Iterator[None]:
     if own:
         _connect(config)
     try:
-        if config.device == "cuda" and not ray.cluster_resources().get("GPU"):
-            raise InputError("execution.device is cuda, but the Ray cluster has no GPU: use auto or cpu, or add one")
+        wait_for_node(config)
         if _address(config) is None:
             _check_machine(config)  # a cluster that is joined may still grow
         prepare_streams()
@@ -150,11 +79,6 @@ def prepare_streams() -> None:
     context.custom_execution_callback_classes = [RestBetweenSteps]
 
 
-def uses_gpu(config: ExecutionConfig) -> bool:
-    """Whether training and inference run on GPUs."""
-    return config.device == "cuda" or (config.device == "auto" and bool(ray.cluster_resources().get("GPU")))
-
-
 def _end_streams(error: BaseException) -> None:
     """Ends the threads of Ray Data iterators that ``error`` interrupted, while Ray is still there.
 
@@ -167,36 +91,6 @@ def _end_streams(error: BaseException) -> None:
     for thread in threading.enumerate():
         if thread.name == STREAM_THREAD:
             thread.join(timeout=CONNECT_SECONDS)
-
-
-def check_shared(storage: Storage) -> None:
-    """Raises InputError where another node of the cluster does not see a local ``storage``."""
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-    if len(nodes) < 2 or not storage.local:
-        return
-    name = f"seen-{uuid.uuid4().hex}"
-    storage.write(name, b"")
-    look = ray.remote(num_cpus=0)(lambda: Storage(storage.uri).exists(name))
-    places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
-    seen = ray.get([look.options(scheduling_strategy=place).remote() for place in places])
-    storage.filesystem.delete_file(storage.path(name))
-    if not all(seen):
-        raise InputError(
-            f"output_dir {storage.uri} is not seen by {seen.count(False)} of {len(nodes)} nodes: name a shared "
-            "filesystem or an object store"
-        )
-
-
-def training_workers(config: ExecutionConfig, batches: Sequence[int], most: int) -> int | tuple[int, int]:
-    """Training processes, or the fewest and most of them; 0 for the driver's own.
-
-    Where none are asked for, as many GPUs as divide all ``batches``, and no more than ``most``.
-    """
-    if config.num_workers is not None:
-        return config.num_workers
-    gpus = int(ray.cluster_resources().get("GPU", 0)) if uses_gpu(config) else 0
-    numbers = range(1, min(gpus, most) + 1)
-    return max((n for n in numbers if all(batch % n == 0 for batch in batches)), default=0)
 
 
 def _check_machine(config: ExecutionConfig) -> None:
@@ -238,9 +132,20 @@ def _connect(config: ExecutionConfig) -> None:
             _init(config, address, level)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = f"at {address}" if address else "on this machine"
-        raise InputError(
-            f"no Ray cluster {where} ({str(error).splitlines()[0]}): check execution.ray_address"
-        ) from error
+        raise InputError(_other_versions(where, error) or _unreachable(where, error)) from error
+
+
+def _unreachable(where: str, error: Exception) -> str:
+    return f"no Ray cluster {where} ({str(error).splitlines()[0]}): check execution.ray_address"
+
+
+def _other_versions(where: str, error: Exception) -> str | None:
+    """What to say where Ray refuses since the cluster runs another Ray or Python; it takes six lines itself."""
+    versions = re.findall(r"(?:Ray|Python): (\S+)", str(error))
+    if not str(error).startswith("Version mismatch") or len(versions) != 4:
+        return None
+    there, own = (f"Ray {ray_version} on Python {python}" for ray_version, python in (versions[:2], versions[2:]))
+    return f"the Ray cluster {where} runs {there}, this process {own}: install the cluster's versions here"
 
 
 def _init(config: ExecutionConfig, address: str | None, level: int) -> None:
@@ -251,10 +156,16 @@ def _init(config: ExecutionConfig, address: str | None, level: int) -> None:
         ray.init(
             address="local",
             namespace=NAMESPACE,
-            include_dashboard=bool(config.num_workers),
+            include_dashboard=bool(config.num_workers) or _has_gpu(),
             logging_level=level,
             log_to_driver=config.verbose,
         )
+
+
+def _has_gpu() -> bool:
+    import torch  # which the coordinator's process does without
+
+    return bool(torch.cuda.is_available())
 
 
 def _knock(address: str | None) -> None:

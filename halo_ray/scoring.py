@@ -185,7 +185,7 @@ def score_pool(context: Context, number: int, checkpoint: str) -> dict[str, Any]
     for name in ("candidates", "problems"):
         storage.clear(f"{at}/{name}")
     storage.filesystem.create_dir(storage.path(directory), recursive=True)
-    functions, features = scored_functions(context), stored_features(context)
+    functions, features = context.functions, stored_features(context)
     job = ScoringJob(
         storage_uri=storage.uri,
         checkpoint=checkpoint,
@@ -210,13 +210,21 @@ def score_pool(context: Context, number: int, checkpoint: str) -> dict[str, Any]
             {"job": job, "coordinator": actor},
             config.execution,
         )
-        with progress(f"round {number} score", pool.num_rows, "image", lambda: ray.get(actor.images.remote())):
+
+        def scored() -> int:
+            images = int(ray.get(actor.images.remote()))
+            pixels = context.splits.pool_pixels * images / pool.num_rows
+            context.gauges.set("pixels_scored", pixels, stage=f"{at}/score")
+            return images
+
+        with progress(f"round {number} score", pool.num_rows, "image", scored, context.gauges):
             candidates.write_parquet(
                 storage.path(directory),
                 filesystem=storage.filesystem,
                 partition_cols=["function"],
                 min_bytes_per_file=FILE_BYTES,
             )
+        scored()
         told = actor.audit.remote(), actor.images_per_second.remote(), actor.shares.remote()
         audit, speed, (rim, origin) = ray.get(list(told))
     if said := warning(rim, origin, config.execution.warn_share):
@@ -231,17 +239,12 @@ def score_pool(context: Context, number: int, checkpoint: str) -> dict[str, Any]
     }
 
 
-def scored_functions(context: Context) -> tuple[str, ...]:
-    """The acquisition function that buys, then those that are only compared with it."""
-    own = context.config.acquisition.function
-    return own, *(name for name in context.config.execution.compare_functions if name != own)
-
-
 def _table(row: dict[str, Any], function: str, found: Found) -> pa.Table:
     number = len(found.picks.y)
     columns = {
         "image_id": [row["image_id"]] * number,
         "row": [row["row"]] * number,
+        "rank": range(number),
         "function": [function] * number,
         **found.picks._asdict(),
         **found.described._asdict(),

@@ -14,6 +14,7 @@ from ray.actor import ActorProxy
 from halo_ray.acquisition.budget import region_pixels
 from halo_ray.acquisition.threshold import Selection
 from halo_ray.candidates import ReadCandidates
+from halo_ray.cluster import here
 from halo_ray.context import Context
 from halo_ray.coordinator import Coordinator
 from halo_ray.runtime import NAMESPACE
@@ -36,6 +37,7 @@ def coordinator(context: Context, number: int, functions: Sequence[str] = ()) ->
         "name": f"coordinator/{context.storage.uri}/{number}/{uuid.uuid4().hex[:8]}",
         "namespace": NAMESPACE,
         "num_cpus": 0,
+        "scheduling_strategy": here(),
         "max_restarts": -1,
         "max_task_retries": -1,
     }
@@ -78,6 +80,8 @@ def select_regions(
         storage.write_json(files[name], _description(context, number, name, selection, problems))
     chosen, planned = found[own], context.plan[number - 1].regions
     regions = int(chosen.counts.sum())
+    if chosen.cut is not None:
+        context.gauges.set("threshold", chosen.cut[0], stage=f"{at}/select")
     if regions < planned:
         print(f"round {number}: only {regions} of {planned} regions could still be picked: all were bought", flush=True)
     if context.config.execution.save_maps == "picked":

@@ -93,6 +93,11 @@ class Storage:
         """The path of ``name`` in ``self.filesystem``."""
         return f"{self.root}/{name}"
 
+    def below(self, name: str) -> Storage:
+        """The directory ``name`` of this one, as a storage of its own."""
+        place, mark, options = self.uri.partition("?" if "://" in self.uri else "\0")
+        return Storage(f"{place.rstrip('/')}/{name}{mark}{options}")
+
     def check_writable(self) -> None:
         """Raises InputError where a file cannot be created in this directory."""
         name = f"write-test-{uuid.uuid4().hex}"
@@ -162,6 +167,17 @@ class Storage:
         """Names of the directories right under ``name``, sorted; none if it is not there."""
         found = self.filesystem.get_file_info(pafs.FileSelector(self.path(name), allow_not_found=True))
         return sorted(info.base_name for info in found if info.type == pafs.FileType.Directory)
+
+    def take(self, other: Storage, name: str) -> None:
+        """Copies the directory ``name`` of another storage, which must have it, to the same name."""
+        self.clear(name)
+        self.filesystem.create_dir(self.path(name), recursive=True)
+        pafs.copy_files(
+            other.path(name),
+            self.path(name),
+            source_filesystem=other.filesystem,
+            destination_filesystem=self.filesystem,
+        )
 
     def clear(self, name: str) -> None:
         """Deletes the directory ``name`` and all it holds; nothing happens where it does not exist."""

@@ -12,9 +12,10 @@ import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
 from halo_ray.errors import InputError
+from halo_ray.execution import ExecutionConfig
 from halo_ray.job import exit_code
 from halo_ray.predict_images import predict_images
-from halo_ray.runtime import ExecutionConfig, ray_session
+from halo_ray.runtime import ray_session
 
 
 def main(arguments: list[str]) -> int:

@@ -21,8 +21,8 @@ from halo_ray.config import Config
 from halo_ray.data.manifest import DataConfig
 from halo_ray.data.readers import SplitConfig
 from halo_ray.data.synthetic import CLASSES, render_scene
+from halo_ray.execution import ExecutionConfig
 from halo_ray.models.build import ModelConfig
-from halo_ray.runtime import ExecutionConfig
 from halo_ray.training.config import TrainingConfig
 
 ROOT = Path(__file__).parents[1]

@@ -1,8 +1,10 @@
 import pytest
 import ray
 
+from halo_ray.cluster import training_workers
 from halo_ray.errors import BadRecordError, InputError
-from halo_ray.runtime import ExecutionConfig, input_error, ray_session, training_workers
+from halo_ray.execution import ExecutionConfig
+from halo_ray.runtime import input_error, ray_session
 
 
 class WorkerFailuresError(RuntimeError):

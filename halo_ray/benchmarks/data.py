@@ -28,8 +28,9 @@ from halo_ray.data.readers import SplitConfig, list_split
 from halo_ray.data.samples import LoadSamples
 from halo_ray.data.schedule import SOURCE, TARGET, training_schedule
 from halo_ray.data.transforms import AugmentationConfig
+from halo_ray.execution import ExecutionConfig
 from halo_ray.pipeline import arrow_batches, stream
-from halo_ray.runtime import ExecutionConfig, ray_session
+from halo_ray.runtime import ray_session
 from halo_ray.training.loop import BLOCK_SAMPLES
 
 

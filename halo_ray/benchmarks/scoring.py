@@ -26,8 +26,9 @@ from halo_ray.data.manifest import DataConfig
 from halo_ray.data.readers import SplitConfig
 from halo_ray.data.synthetic import CLASSES
 from halo_ray.data.transforms import View
+from halo_ray.execution import ExecutionConfig
 from halo_ray.models.build import ModelConfig, build_model, describe_model
-from halo_ray.runtime import SCORING_THREADS, ExecutionConfig
+from halo_ray.runtime import SCORING_THREADS
 from halo_ray.scoring import score_pool
 from halo_ray.storage import Storage
 

@@ -16,7 +16,8 @@ from halo_ray.benchmarks.measured import MeasuredCoordinator, Simulated
 from halo_ray.benchmarks.settings import check
 from halo_ray.coordinator import Report
 from halo_ray.errors import InputError
-from halo_ray.runtime import ExecutionConfig, ray_session
+from halo_ray.execution import ExecutionConfig
+from halo_ray.runtime import ray_session
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from halo_ray.context import open_experiment
 from halo_ray.data.manifest import DataConfig
 from halo_ray.data.readers import SplitConfig
 from halo_ray.data.transforms import AugmentationConfig
+from halo_ray.execution import ExecutionConfig
 from halo_ray.models.build import ModelConfig, build_model
-from halo_ray.runtime import ExecutionConfig
 from halo_ray.training.config import TrainingConfig
 from halo_ray.training.stage import train
 

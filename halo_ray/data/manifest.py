@@ -107,6 +107,12 @@ def list_splits(config: DataConfig, data_root: str, seed: int) -> Splits:
     return Splits(**tables)
 
 
+def local_files(splits: Splits) -> list[str]:
+    """The first image of each split that lies in a local file."""
+    first = [getattr(splits, split)["image_uri"][0].as_py() for split in SPLITS if getattr(splits, split).num_rows]
+    return [uri for uri in first if "://" not in uri]
+
+
 def pool_mask(path: str | None, data_root: str, pool: pa.Table) -> npt.NDArray[np.bool_] | None:
     """(H, W): where in every pool image nothing may be picked, by the image acquisition.never; None without one.
 

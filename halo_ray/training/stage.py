@@ -17,6 +17,7 @@ from ray.train.torch import TorchTrainer
 
 from halo_ray.annotations.ledger import Ledger
 from halo_ray.checkpoint import load_state
+from halo_ray.cluster import training_workers, uses_gpu
 from halo_ray.config import identity
 from halo_ray.data.inspection import source_classes
 from halo_ray.data.samples import LoadSamples
@@ -24,7 +25,7 @@ from halo_ray.data.schedule import SOURCE, TARGET, training_schedule
 from halo_ray.errors import InputError, one_line
 from halo_ray.features import stored_features
 from halo_ray.progress import progress, start_board
-from halo_ray.runtime import input_error, training_workers, uses_gpu
+from halo_ray.runtime import input_error
 from halo_ray.training.loop import TrainJob, train_loop_per_worker
 from halo_ray.training.schedules import Schedule
 from halo_ray.training.telemetry import LogConfig
@@ -56,7 +57,8 @@ def train(
     job.within.clear_others()
     print(_plan(job, _workers(context)), flush=True)
     try:
-        with progress(f"{directory} train", job.steps, "step", lambda: ray.get(board.least.remote())):
+        done = lambda: int(ray.get(board.least.remote()))  # noqa: E731
+        with progress(f"{directory} train", job.steps, "step", done, context.gauges):
             result = _fit(context, job)
     finally:
         ray.kill(board)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-import string
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from urllib.parse import quote
 
 from ray.actor import ActorProxy
-from ray.util.metrics import Gauge
 from torch import Tensor
 
 from halo_ray.data.samples import Samples
 from halo_ray.event_files import EventFiles
+from halo_ray.gauges import Gauges
 from halo_ray.geometry_health import RadiusStatistics, radii, radius_of_classes
 from halo_ray.models.segmenter import Segmentation
 from halo_ray.progress import POLL_SECONDS, StepBoard
@@ -69,10 +67,7 @@ class StageLog:
             curvature,
             files,
         )
-        tags = ("experiment", "stage", "class")
-        self._gauges = {
-            name: Gauge(f"halo_ray_{name}", description=text, tag_keys=tags) for name, text in GAUGES.items() if files
-        }
+        self._gauges = Gauges(GAUGES if files else {}, config.experiment, ("stage", "class"))
         self._timed: tuple[float, int] | None = None
         self._steps = 0
         self._means: dict[str, Tensor] = {}
@@ -145,9 +140,7 @@ class StageLog:
         return {"radius_mean": found.mean, "radius_at_rim": found.at_rim, "radius_at_origin": found.at_origin}
 
     def _set(self, name: str, value: float, class_name: str = "") -> None:
-        tags = {"experiment": self._config.experiment, "stage": self._config.stage, "class": class_name}
-        # Ray takes no others than ASCII characters.
-        self._gauges[name].set(value, tags={key: quote(tag, string.printable) for key, tag in tags.items()})
+        self._gauges.set(name, value, **{"stage": self._config.stage, "class": class_name})
 
 
 @contextmanager

@@ -23,7 +23,8 @@ from halo_ray.acquisition.budget import region_pixels
 from halo_ray.annotations.annotate import annotate
 from halo_ray.config import Config
 from halo_ray.context import open_experiment
-from halo_ray.runtime import NAMESPACE, ExecutionConfig
+from halo_ray.execution import ExecutionConfig
+from halo_ray.runtime import NAMESPACE
 from halo_ray.scoring import score_pool
 from halo_ray.selection import select_regions
 

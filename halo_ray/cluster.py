@@ -1,0 +1,129 @@
+"""What the Ray cluster has and may grow to: devices, training processes, light actors' places, shared storage."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import ray
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+from ray._private.state import state
+from ray.autoscaler._private.util import format_readonly_node_type
+from ray.experimental.internal_kv import _internal_kv_get
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from halo_ray.errors import InputError
+from halo_ray.execution import ExecutionConfig
+from halo_ray.storage import Storage
+
+ANYWHERE = "DEFAULT"
+"""Scheduling strategy of tasks that must not be caught in the placement group of the trial that starts them."""
+
+
+def most(kind: str) -> float:
+    """How much of a resource the cluster has, or may have once its autoscaler has added all that it says it can."""
+    later = (state.get_max_resources_from_cluster_config() or {}).get(kind) or 0
+    return max(float(ray.cluster_resources().get(kind, 0)), float(later))
+
+
+def autoscales() -> bool:
+    """Whether an autoscaler may add nodes."""
+    if state.get_max_resources_from_cluster_config():
+        return True
+    # The first autoscaler does not say what it can add. Without one, nodes have types that are made from their ids.
+    status = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or "{}")
+    types = (status.get("autoscaler_report") or {}).get("active_nodes") or {}
+    return bool(set(types) - {format_readonly_node_type(node["NodeID"]) for node in ray.nodes()})
+
+
+def uses_gpu(config: ExecutionConfig) -> bool:
+    """Whether training and inference run on GPUs."""
+    return config.device == "cuda" or (config.device == "auto" and most("GPU") > 0)
+
+
+def training_workers(config: ExecutionConfig, batches: Sequence[int], limit: int) -> int | tuple[int, int]:
+    """Training processes, or the fewest and most of them; 0 for the driver's own.
+
+    Where none are asked for, as many GPUs as divide all ``batches``, and no more than ``limit``.
+    """
+    if config.num_workers is not None:
+        return config.num_workers
+    gpu = uses_gpu(config)
+    numbers = range(1, int(min(most("GPU"), limit)) + 1) if gpu else ()
+    # A head without work has no CPUs to give, and seldom a GPU.
+    least = 1 if gpu or not _resources_here().get("CPU") else 0
+    return max((n for n in numbers if all(batch % n == 0 for batch in batches)), default=least)
+
+
+def here() -> NodeAffinitySchedulingStrategy:
+    """The place for actors that compute nothing: beside the driver, where they neither need nor keep another node."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+
+
+def wait_for_node(config: ExecutionConfig) -> None:
+    """Waits until the cluster has a node that can compute; an autoscaler adds the first one when it is asked for.
+
+    Raises:
+        InputError: there is none, and none can be added, or was within execution.node_seconds.
+    """
+    kind, amount = ("GPU", 1.0) if uses_gpu(config) else ("CPU", min(1.0, config.cpus_per_actor))
+    if ray.cluster_resources().get(kind, 0) >= amount:
+        return
+    advice = "use auto or cpu, or add one" if kind == "GPU" else "add a node with some"
+    what = "execution.device is cuda, but" if kind == "GPU" else "nothing can be computed, since"
+    if not autoscales():
+        raise InputError(f"{what} the Ray cluster has no {kind}: {advice}")
+    print(f"waiting for a node with a {kind}, which the cluster's autoscaler is asked for", flush=True)
+    probe = ray.remote(scheduling_strategy=ANYWHERE, **{f"num_{kind.lower()}s": amount})(os.getpid)
+    asked = probe.remote()
+    done, _ = ray.wait([asked], timeout=config.node_seconds)
+    if not done:
+        ray.cancel(asked, force=True)
+        raise InputError(
+            f"{what} the autoscaler of the Ray cluster added no {kind} in {config.node_seconds:g} s "
+            f"(execution.node_seconds): {advice}, or wait longer"
+        )
+
+
+def check_shared(storage: Storage, files: Collection[str] = ()) -> None:
+    """Raises InputError where a node that computes does not see ``storage`` or one of the local ``files``."""
+    nodes = [
+        node["NodeID"]
+        for node in ray.nodes()
+        if node["Alive"] and (node["Resources"].get("CPU") or node["Resources"].get("GPU"))
+    ]
+    own = ray.get_runtime_context().get_node_id()
+    others = [node for node in nodes if node != own]
+    name = storage.path(f"seen-{uuid.uuid4().hex}")
+    looked = [*files, *([name] if storage.local else [])]
+    if not others or not looked:
+        return
+    if storage.local:
+        storage.write(name.removeprefix(storage.path("")), b"")
+    try:
+        look = ray.remote(num_cpus=0)(_missing)
+        places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in others]
+        missing = ray.get([look.options(scheduling_strategy=place).remote(looked) for place in places])
+    finally:
+        if storage.local:
+            storage.filesystem.delete_file(name)
+    for file in looked:
+        blind = sum(file in found for found in missing)
+        what = f"output_dir {storage.uri}" if file == name else file
+        if blind:
+            raise InputError(
+                f"{what} is not seen by {blind} of {len(nodes)} nodes: name a shared filesystem or an object store"
+            )
+
+
+def _missing(files: list[str]) -> list[str]:
+    """Those that do not exist on this node."""
+    return [file for file in files if not os.path.exists(file)]
+
+
+def _resources_here() -> dict[str, Any]:
+    own = ray.get_runtime_context().get_node_id()
+    return next((dict(node["Resources"]) for node in ray.nodes() if node["NodeID"] == own), {})
