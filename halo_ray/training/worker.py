@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
-import ray.train
 import torch
 from ray.train.torch import get_device, prepare_model
 from torch import Tensor, nn
@@ -42,7 +41,6 @@ class Worker:
         torch.manual_seed(seed)  # a network without weights starts alike everywhere
         torch.set_num_threads(config.threads)
         torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
-        context = ray.train.get_context()
         where = torch.device(device or get_device())
         gpu = where.type == "cuda"
         if gpu:
@@ -50,8 +48,9 @@ class Worker:
             # Input sizes stay the same, so the fastest convolution is worth looking for, where any may be taken.
             torch.backends.cudnn.benchmark = not config.deterministic
         return cls(
-            rank=context.get_world_rank(),
-            world_size=context.get_world_size(),
+            # Not Ray Train's context, which refuses to be asked in the process of a Ray Tune trial.
+            rank=torch.distributed.get_rank() if torch.distributed.is_initialized() else 0,
+            world_size=torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1,
             device=where,
             dtype=torch.float64 if config.precision == "float64" else torch.float32,
             autocasts=config.precision == "bfloat16" or (config.precision == "auto" and gpu and _has_bfloat16()),
