@@ -72,14 +72,20 @@ def run_experiment(config: Config, on_round: OnRound | None = None) -> list[dict
         return rows
 
 
-def prepare_experiment(config: Config) -> None:
+def prepare_experiment(config: Config, *, only_features: bool = False) -> None:
     """Does the stages of an experiment that others share, for another budget or acquisition function, and no more.
+
+    Args:
+        only_features: stop where a pretrained model would begin to matter.
 
     Raises:
         InputError: as run_experiment.
     """
     with open_experiment(config) as context:
         stage = stages_of(context).run
+        if only_features:
+            _store_features(context, stage)
+            return
         twin = pretrained = _pretrain(context, stage)
         stage("rounds/000/evaluate", evaluate, context, "round 0", pretrained)
         for number in range(1, len(context.plan) + 1):
@@ -90,9 +96,13 @@ def prepare_experiment(config: Config) -> None:
                 twin = _train_twin(context, stage, number, start)
 
 
-def _pretrain(context: Context, stage: Callable[..., Any]) -> str:
+def _store_features(context: Context, stage: Callable[..., Any]) -> None:
     if context.config.training.cache_features:
         stage("features", compute_features, context)
+
+
+def _pretrain(context: Context, stage: Callable[..., Any]) -> str:
+    _store_features(context, stage)
     return str(stage("pretrain", train, context, "pretrain/checkpoint", start=None)["checkpoint"])
 
 

@@ -1,0 +1,201 @@
+"""What a sweep has found: a cell for each curvature, budget and acquisition function, over its seeds."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy import stats
+
+from halo_ray.config import Config
+from halo_ray.context import finished_rounds
+from halo_ray.data_report import save_figure
+from halo_ray.results import read_metrics
+from halo_ray.storage import Storage
+from halo_ray.sweep.space import FLOOR, Point, SearchSpace, configure
+
+CONFIDENCE = 0.95
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's, which colour-blind readers can tell apart."""
+
+MARKERS = "os^Dv<>"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What the trials of a curvature, budget and acquisition function found; mIoU from 0 to 1."""
+
+    curvature: float
+    budget: float
+    acquisition: str
+    miou: float
+    """Mean over the seeds that were finished; where none was, over those that were stopped, after their last round."""
+    interval: float | None
+    """Half the width of the 95 % interval of that mean (Student's t); None for a single seed."""
+    over_floor: float | None
+    """Mean of the paired differences to FLOOR over the seeds that both have finished."""
+    over_floor_interval: float | None
+    pixels: float
+    """Bought pixels, mean."""
+    share: float
+    """The same as a share of the pool."""
+    finished: int
+    """Seeds."""
+    stopped: int
+    """Seeds that were stopped before their last round."""
+    values: list[float]
+    """mIoU of the seeds that ``miou`` is the mean of."""
+
+
+def read_cells(base: Config, space: SearchSpace) -> list[Cell]:
+    """The cells of all trials that have a record, in the order of the space."""
+    rows = {point: last for point in space.points() if (last := _last(base, point)) is not None}
+    crossed = product(space.curvature, space.acquisition, space.budget)
+    cells = [_cell(rows, space, *values) for values in crossed]
+    return [cell for cell in cells if cell is not None]
+
+
+def table(cells: Sequence[Cell], space: SearchSpace) -> str:
+    """A line for each curvature and acquisition function, a column for each budget, in percent."""
+    budgets = space.budget
+    head = ["curvature", "acquisition", *(f"{budget:g}" for budget in budgets)]
+    found = {(cell.curvature, cell.acquisition, cell.budget): cell for cell in cells}
+    lines = [
+        [f"{curvature:g}", name, *(_text(found.get((curvature, name, budget))) for budget in budgets)]
+        for curvature, name in product(space.curvature, space.acquisition)
+    ]
+    widths = [max(len(line[column]) for line in (head, *lines)) for column in range(len(head))]
+    text = ["  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)) for line in (head, *lines)]
+    notes = [f"mIoU in % by budget, mean ± {CONFIDENCE:.0%} interval over {space.seeds} seeds"]
+    notes.append(f"in brackets: over {FLOOR} with the same seeds")
+    if any(cell.stopped for cell in cells):
+        notes.append("* seeds that were stopped early are left out; ** all were: mIoU after their last round")
+    return "\n".join([*(line.rstrip() for line in (text[0], "-" * len(text[0]), *text[1:])), "", *notes])
+
+
+def write_results(base: Config, space: SearchSpace) -> list[Cell]:
+    """Writes results.json, results.csv and sweep.png to the sweep's directory; gives what they hold."""
+    storage, cells = Storage(base.output_dir), read_cells(base, space)
+    storage.write_json("results.json", [asdict(cell) for cell in cells])
+    text = io.StringIO()
+    columns = [key for key in Cell.__dataclass_fields__ if key != "values"]
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(cell) for cell in cells)
+    storage.write("results.csv", text.getvalue().encode())
+    _plot(cells, space, storage)
+    return cells
+
+
+def _last(base: Config, point: Point) -> tuple[dict[str, Any], bool] | None:
+    """The last record of a trial, and whether it is finished; None where it has none."""
+    config = configure(base, point)
+    storage = Storage(config.output_dir)
+    if not storage.exists("metrics.jsonl"):
+        return None
+    return read_metrics(storage)[-1], finished_rounds(config) is not None
+
+
+def _cell(
+    rows: dict[Point, tuple[dict[str, Any], bool]],
+    space: SearchSpace,
+    curvature: float,
+    acquisition: str,
+    budget: float,
+) -> Cell | None:
+    seeds = range(space.seeds)
+    own = {seed: rows[point] for seed in seeds if (point := Point(curvature, budget, acquisition, seed)) in rows}
+    if not own:
+        return None
+    finished = {seed: row for seed, (row, done) in own.items() if done}
+    shown = finished or {seed: row for seed, (row, _) in own.items()}
+    floor = {
+        seed: row[0]["miou"]
+        for seed in finished
+        if (row := rows.get(Point(curvature, budget, FLOOR, seed))) is not None and row[1]
+    }
+    values = [row["miou"] for row in shown.values()]
+    over = [finished[seed]["miou"] - miou for seed, miou in floor.items()] if acquisition != FLOOR else []
+    return Cell(
+        curvature=curvature,
+        budget=budget,
+        acquisition=acquisition,
+        miou=float(np.mean(values)),
+        interval=half_interval(values),
+        over_floor=float(np.mean(over)) if over else None,
+        over_floor_interval=half_interval(over),
+        pixels=float(np.mean([row["pixels"] for row in shown.values()])),
+        share=float(np.mean([row["budget_spent"] for row in shown.values()])),
+        finished=len(finished),
+        stopped=len(own) - len(finished),
+        values=values,
+    )
+
+
+def half_interval(values: Sequence[float]) -> float | None:
+    """Half the width of the 95 % interval of the mean, after Student's t; None for fewer than two values."""
+    n = len(values)
+    if n < 2:
+        return None
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
+
+
+def _text(cell: Cell | None) -> str:
+    if cell is None:
+        return "-"
+    text = f"{100 * cell.miou:.1f}{_plus_minus(cell.interval)}"
+    if cell.over_floor is not None:
+        text += f" ({100 * cell.over_floor:+.1f}{_plus_minus(cell.over_floor_interval)})"
+    return text + ("" if not cell.stopped else "*" if cell.finished else "**")
+
+
+def _plus_minus(interval: float | None) -> str:
+    return "" if interval is None else f" ± {100 * interval:.1f}"
+
+
+def _plot(cells: Sequence[Cell], space: SearchSpace, storage: Storage) -> None:
+    """mIoU against budget, a panel for each curvature and a line for each acquisition function."""
+    many = len(space.curvature)
+    figure = Figure(figsize=(min(4.5 * many, 18) + 1, 4.2), layout="constrained")
+    panels = figure.subplots(1, many, sharey=True, squeeze=False)[0]
+    for axes, curvature in zip(panels, space.curvature, strict=True):
+        for number, name in enumerate(space.acquisition):
+            mine = [cell for cell in cells if (cell.curvature, cell.acquisition) == (curvature, name)]
+            _line(axes, mine, name, number)
+        axes.set(title=f"curvature {curvature:g}", xlabel="pixels bought, % of the pool")
+        if len(space.budget) > 1:
+            axes.set_xscale("log")
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("mIoU on the target, %")
+    panels[-1].legend()
+    seeds = f"{space.seeds} seeds, bars: {CONFIDENCE:.0%} interval" if space.seeds > 1 else "one seed"
+    stopped = "; hollow: stopped early" if any(not cell.finished for cell in cells) else ""
+    figure.suptitle(f"What the budget gave: {seeds}{stopped}", fontsize=10)
+    save_figure(figure, storage, "sweep.png")
+
+
+def _line(axes: Axes, cells: Sequence[Cell], name: str, number: int) -> None:
+    color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
+    done = [cell for cell in cells if cell.finished]
+    axes.errorbar(
+        [100 * cell.share for cell in done],
+        [100 * cell.miou for cell in done],
+        yerr=[100 * (cell.interval or 0) for cell in done],
+        color=color,
+        marker=marker,
+        linestyle="--" if name == FLOOR else "-",
+        capsize=3,
+        label=name,
+    )
+    for cell in cells:
+        if not cell.finished:
+            axes.plot(100 * cell.share, 100 * cell.miou, marker, markerfacecolor="none", color=color)

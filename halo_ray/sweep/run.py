@@ -1,0 +1,24 @@
+"""A whole sweep, from its directory to its table."""
+
+from __future__ import annotations
+
+from halo_ray.config import Config
+from halo_ray.runtime import ray_session
+from halo_ray.sweep.results import Cell, write_results
+from halo_ray.sweep.space import SearchSpace, open_sweep
+from halo_ray.sweep.trials import SweepConfig, run_trials
+
+
+def run_sweep(base: Config, space: SearchSpace, how: SweepConfig) -> list[Cell]:
+    """Runs every trial of ``space`` around ``base`` that is not done, in base.output_dir, and writes what was found.
+
+    Raises:
+        InputError: the directory holds another sweep, a trial failed, or something must be mended before any can begin.
+    """
+    storage = open_sweep(base, space)
+    try:
+        with ray_session(base.execution):
+            run_trials(base, space, how, storage)
+    finally:
+        cells = write_results(base, space)
+    return cells

@@ -1,0 +1,197 @@
+"""The trials of a sweep: what they share first, then every one of them, on Ray Tune."""
+
+from __future__ import annotations
+
+import math
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import ray
+from ray import tune
+from ray.tune import Callback, FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig, Tuner
+from ray.tune.experiment import Trial
+
+from halo_ray.cluster import ANYWHERE, check_shared, most, training_workers, uses_gpu
+from halo_ray.config import Config
+from halo_ray.context import finished_rounds
+from halo_ray.errors import InputError, one_line
+from halo_ray.experiment import prepare_experiment, run_experiment
+from halo_ray.results import read_metrics
+from halo_ray.runtime import input_error
+from halo_ray.storage import Storage
+from halo_ray.sweep.scheduler import POINT, AshaWithinBudget
+from halo_ray.sweep.space import Point, SearchSpace, configure
+
+DRIVER = {"memory": 2**20}
+"""What Ray reserves for a trial's own process: nearly nothing, as for the driver of a job. What computes reserves for
+itself, and CPUs that waiting trials held would be missing there."""
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """How a sweep runs; may change when it is resumed."""
+
+    scheduler: Literal["fifo", "asha"] = "fifo"
+    """asha stops trials that are poor among those of their budget; fifo runs all to the end."""
+    max_concurrent_trials: int | None = None
+    """Trials at the same time; null: as many as the cluster's GPUs or CPUs have room for."""
+
+    def __post_init__(self) -> None:
+        if self.max_concurrent_trials is not None and self.max_concurrent_trials < 1:
+            raise InputError(f"--max_concurrent_trials is {self.max_concurrent_trials}: it must be at least 1")
+
+
+def run_trials(base: Config, space: SearchSpace, how: SweepConfig, storage: Storage) -> None:
+    """Runs all trials that are not done, in the directory of their sweep; Ray must be connected.
+
+    Raises:
+        InputError: a trial failed, or something must be mended before any can begin.
+    """
+    check_shared(storage)
+    base, together = _sized(base, how)
+    _prepare(base, space, together)
+    _tune(base, space, how, together, storage)
+
+
+def stopped_file(point: Point) -> str:
+    """Says that a trial was stopped before its last round, and after which."""
+    return f"stopped/{point.name}.json"
+
+
+def _sized(base: Config, how: SweepConfig) -> tuple[Config, int]:
+    """The configuration with as many actors as there is room for, and how many trials run at the same time."""
+    execution = base.execution
+    workers = training_workers(execution, base.training.batches, base.most_workers)
+    fewest = workers[0] if isinstance(workers, tuple) else workers
+    if uses_gpu(execution):
+        room = int(min(most("GPU"), 2**31)) // max(fewest, 1)
+    else:
+        # One CPU is left to load data, as for a single experiment.
+        trial = max(fewest * execution.cpus_per_worker, execution.min_actors * execution.cpus_per_actor)
+        room = int((most("CPU") - 1) / trial)
+    together = how.max_concurrent_trials or max(room, 1)
+    if not uses_gpu(execution):
+        actors = max(1, math.floor((most("CPU") - 1) / execution.cpus_per_actor / together))
+        actors = min(actors, execution.max_actors)
+        execution = replace(execution, max_actors=actors, min_actors=min(execution.min_actors, actors))
+        base = replace(base, execution=execution)
+    return base, together
+
+
+def _prepare(base: Config, space: SearchSpace, together: int) -> None:
+    """Computes what trials share, each thing once: what is common to most first, then all curvatures and seeds."""
+    leaders = space.leaders()
+    seeds = {point.seed: point for point in reversed(leaders)}
+    alone = [seeds[seed] for seed in sorted(seeds)] if base.training.cache_features else leaders[:1]
+    todo = [point for point in leaders if finished_rounds(configure(base, point)) is None]
+    if not todo:
+        return
+    others = space.acquisition[1:]
+    configs = {}
+    for point in leaders:
+        config = configure(base, point)
+        functions = tuple(dict.fromkeys((*config.execution.compare_functions, *others)))
+        configs[point] = replace(config, execution=replace(config.execution, compare_functions=functions))
+    for point in alone:
+        _all_of([configs[point]], 1, only_features=True)
+    print(f"preparing what trials share: {len(todo)} pretrained models", flush=True)
+    _all_of([configs[point] for point in todo], together, only_features=False)
+
+
+def _all_of(configs: list[Config], together: int, *, only_features: bool) -> None:
+    """Prepares the experiments in processes of their own, so many at the same time."""
+    options = {"num_cpus": 0, "max_retries": 3, "scheduling_strategy": ANYWHERE}
+    task = ray.remote(**options)(prepare_experiment)
+    waiting, running = list(configs), set[Any]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < together:
+                running.add(task.remote(waiting.pop(0), only_features=only_features))
+            done, rest = ray.wait(list(running))
+            running = set(rest)
+            ray.get(done)
+    finally:
+        for reference in running:
+            ray.cancel(reference, force=True)
+
+
+def _tune(base: Config, space: SearchSpace, how: SweepConfig, together: int, storage: Storage) -> None:
+    points = space.points()
+    asha = how.scheduler == "asha"
+    if not asha:
+        storage.clear("stopped")
+    watch = _Watch(base, storage, len(points))
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    name = uuid.uuid4().hex[:8]  # a name that exists would be overwritten, or resumed
+    tuner = Tuner(
+        tune.with_resources(
+            tune.with_parameters(_trial, base=base, replay=asha), PlacementGroupFactory([DRIVER], strategy="PACK")
+        ),
+        param_space={POINT: tune.grid_search([asdict(point) for point in points])},
+        tune_config=TuneConfig(
+            scheduler=AshaWithinBudget(base.rounds) if asha else None,
+            max_concurrent_trials=together,
+            # The next trial finds torch loaded.
+            reuse_actors=True,
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=storage.path("tune"),
+            storage_filesystem=storage.filesystem,
+            failure_config=FailureConfig(max_failures=base.execution.max_failures),
+            callbacks=[watch],
+            verbose=0,
+        ),
+    )
+    results = tuner.fit()
+    storage.clear(f"tune/{name}")
+    errors = [error for error in results.errors if error is not None]
+    if errors:
+        said = input_error(errors[0]) or f"a process failed ({one_line(errors[0])[-300:]})"
+        raise InputError(f"{len(errors)} of {len(points)} trials failed, the others are done; the first: {said}")
+
+
+def _trial(params: Mapping[str, Any], base: Config, replay: bool) -> None:
+    """What Ray Tune runs for each point.
+
+    Args:
+        replay: a trial that was stopped before says again what it reached, for others to be compared with.
+    """
+    point = Point(**params[POINT])
+    config, storage = configure(base, point), Storage(base.output_dir)
+    if replay and storage.exists(stopped_file(point)):
+        last = storage.read_json(stopped_file(point))["round"]
+        for metrics in read_metrics(Storage(config.output_dir)):
+            if metrics["round"] <= last:
+                _report(metrics)
+        return
+    run_experiment(config, on_round=_report)
+
+
+def _report(metrics: Mapping[str, Any]) -> None:
+    tune.report({name: metrics[name] for name in ("round", "miou", "pixels", "budget_spent")})
+
+
+class _Watch(Callback):  # type: ignore[misc]
+    """Says how trials go, and stores which were stopped: a resumed sweep must not begin them again."""
+
+    def __init__(self, base: Config, storage: Storage, total: int) -> None:
+        self._base, self._storage, self._total = base, storage, total
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        point = Point(**trial.config[POINT])
+        print(f"{point.name}: round {result['round']}, mIoU {100 * result['miou']:.1f} %", flush=True)
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        point, last = Point(**trial.config[POINT]), trial.last_result
+        done = f"{1 + sum(other.status == Trial.TERMINATED for other in trials)} of {self._total} trials"
+        if finished_rounds(configure(self._base, point)) is not None:
+            print(f"{point.name}: finished; {done}", flush=True)
+            return
+        self._storage.write_json(stopped_file(point), {"round": last["round"], "miou": last["miou"]})
+        print(f"{point.name}: stopped after round {last['round']}; {done}", flush=True)

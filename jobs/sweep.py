@@ -1,0 +1,65 @@
+"""Sweep curvature, budget and acquisition function: every combination is an experiment, on Ray Tune.
+
+    python jobs/sweep.py --preset tiny --curvature 0.5 1 --budget 0.005 0.01 --acquisition halo entropy --seeds 2
+    python jobs/sweep.py --preset camvid_day_to_dusk --data_root PATH --curvature 0.1 0.5 1 2 \\
+        --budget 0.0001 0.0004 0.002 --acquisition halo entropy random --seeds 3 --output_dir runs/sweep
+    ray job submit --working-dir . -- python jobs/sweep.py ... --output_dir s3://BUCKET/SWEEP
+
+Random is always among the functions, and seeds are the same everywhere, so that differences to it are paired. What
+trials have in common (inspection, features, pretraining of a curvature and seed, its first scoring pass) is computed
+once. The same command again continues where it stopped. OUTPUT_DIR/trials holds the experiments; results.csv,
+results.json and sweep.png say what they found. All options of run_al.py are understood. Exit code 0: all trials are
+done; 2: something must be mended first, one sentence says what.
+"""
+
+import sys
+from argparse import ArgumentError, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from dataclasses import replace
+from pathlib import Path
+
+from halo_ray.config import parse_config
+from halo_ray.errors import InputError
+from halo_ray.job import exit_code
+from halo_ray.sweep.results import table
+from halo_ray.sweep.run import run_sweep
+from halo_ray.sweep.space import SearchSpace
+from halo_ray.sweep.trials import SweepConfig
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+def main(arguments: list[str]) -> int:
+    return exit_code(lambda: sweep(arguments))
+
+
+def sweep(arguments: list[str]) -> None:
+    options, rest = _parse(arguments)
+    base = parse_config(rest, PRESETS)
+    if not any(option.partition("=")[0] == "--output_dir" for option in rest):
+        base = replace(base, output_dir=f"{base.output_dir}-sweep")  # there, an experiment may lie
+    space = SearchSpace.of(base, options.curvature, options.budget, options.acquisition, options.seeds)
+    print(f"{len(space.points())} trials in {base.output_dir}", flush=True)
+    cells = run_sweep(base, space, SweepConfig(options.scheduler, options.max_concurrent_trials))
+    print(table(cells, space))
+    print(f"Results: {base.output_dir}")
+
+
+def _parse(arguments: list[str]) -> tuple[Namespace, list[str]]:
+    """The options of a sweep, and those of run_al.py."""
+    parser = ArgumentParser(
+        description=__doc__, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False, exit_on_error=False
+    )
+    parser.add_argument("--curvature", type=float, nargs="+", default=[], help="values of model.curvature")
+    parser.add_argument("--budget", type=float, nargs="+", default=[], help="values of acquisition.budget")
+    parser.add_argument("--acquisition", nargs="+", default=[], help="acquisition functions; random is added")
+    parser.add_argument("--seeds", type=int, default=1, help="how many seeds: 0, 1, ...")
+    parser.add_argument("--scheduler", choices=("fifo", "asha"), default="fifo", help="asha stops poor trials")
+    parser.add_argument("--max_concurrent_trials", type=int, help="default: as many as GPUs or CPUs have room for")
+    try:
+        return parser.parse_known_args(arguments)
+    except ArgumentError as error:
+        raise InputError(str(error)) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
