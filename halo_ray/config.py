@@ -178,6 +178,9 @@ def _parser() -> _Parser:
         allow_abbrev=False,
     )
     parser.add_argument("--preset", default=SUPPRESS, help="File in jobs/presets, without .yaml; options after it win.")
+    parser.add_argument(
+        "--plan", action="store_true", default=SUPPRESS, help="Print hours, storage and regions; nothing is spent."
+    )
     parser.add_argument("--config", action="config", help="YAML file with any of the keys below; options after it win.")
     parser.add_class_arguments(Config)
     return parser

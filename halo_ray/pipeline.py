@@ -50,7 +50,7 @@ def compute_on_actors(
     Batches and blocks are transport only: ``worker`` must give each image the same result in any company.
     """
     gpu = uses_gpu(config)
-    actors = min(config.max_actors, -(-table.num_rows // config.images_per_actor))
+    actors = actors_for(table.num_rows, config)
     return stream(table, config.block_images, decode).map_batches(
         worker,
         fn_constructor_kwargs={**arguments, "device": "cuda" if gpu else "cpu"},
@@ -60,6 +60,11 @@ def compute_on_actors(
         num_cpus=config.cpus_per_actor,
         num_gpus=1 if gpu else 0,
     )
+
+
+def actors_for(images: int, config: ExecutionConfig) -> int:
+    """How many actors so many images may have at the most."""
+    return min(config.max_actors, -(-images // config.images_per_actor))
 
 
 def inspect_splits(

@@ -2,6 +2,7 @@
 
     python jobs/run_al.py                                      # the embedded default: synthetic street scenes
     python jobs/run_al.py --preset camvid_day_to_dusk --data_root PATH
+    python jobs/run_al.py --preset camvid_day_to_dusk --data_root PATH --plan    # what it would take, before it is spent
     ray job submit --working-dir . -- python jobs/run_al.py --output_dir s3://BUCKET/EXPERIMENT
 
 The same command again continues where it stopped. Exit code 0: finished; 2: something must be mended first.
@@ -14,9 +15,11 @@ from halo_ray.config import parse_config
 from halo_ray.context import finished_rounds
 from halo_ray.experiment import run_experiment
 from halo_ray.job import exit_code
+from halo_ray.planning.plan import plan_experiment, plan_text
 from halo_ray.results import read_metrics, table
 from halo_ray.storage import Storage
 
+PLAN = "--plan"
 PRESETS = Path(__file__).parent / "presets"
 
 
@@ -25,7 +28,10 @@ def main(arguments: list[str]) -> int:
 
 
 def run(arguments: list[str]) -> None:
-    config = parse_config(arguments, PRESETS)
+    config = parse_config([argument for argument in arguments if argument != PLAN], PRESETS)
+    if PLAN in arguments:
+        print(plan_text(plan_experiment(config)))
+        return
     if (rounds := finished_rounds(config)) is not None:
         print(f"{config.output_dir} is finished after {rounds} rounds; nothing is left to do.")
         print(table(read_metrics(Storage(config.output_dir))))

@@ -102,8 +102,8 @@ def train_loop_per_worker(job: TrainJob) -> dict[str, Any]:
     """One training stage; every worker runs this, each with its share of every step's batch.
 
     Returns:
-        JSON-able: the last step's ``loss``, None where it was no number; the ``bad_steps`` that were left out; and
-        ``samples_per_second``.
+        JSON-able: the last step's ``loss``, None where it was no number; the ``bad_steps`` that were left out; the
+        ``batch`` of a step and the ``samples_per_second``, over all workers.
     """
     config = job.training
     worker = Worker.join(config, job.device, job.seed)
@@ -144,7 +144,7 @@ def train_loop_per_worker(job: TrainJob) -> dict[str, Any]:
         raise _stop(job, run, worker, bad, job.steps - 1)
     if worker.rank == 0:
         _write(job, run, job.directory, job.steps, bad.steps)
-    return {"loss": log.loss, "bad_steps": bad.steps, "samples_per_second": speed}
+    return {"loss": log.loss, "bad_steps": bad.steps, "batch": job.batch, "samples_per_second": speed}
 
 
 def _stop(job: TrainJob, run: Run, worker: Worker, bad: BadSteps, step: int) -> InputError:

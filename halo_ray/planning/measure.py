@@ -1,0 +1,199 @@
+"""Time every stage of an experiment on a few of its images and a few steps, in a directory that is deleted again."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pyarrow.fs as pafs
+
+from halo_ray.acquisition.budget import RoundPlan, plan_budget
+from halo_ray.annotations.annotate import annotate
+from halo_ray.config import Config
+from halo_ray.context import Context, open_experiment
+from halo_ray.data.classes import class_set
+from halo_ray.data.manifest import SPLITS, Splits, list_splits, sizes
+from halo_ray.evaluation import evaluate
+from halo_ray.features import compute_features
+from halo_ray.pipeline import actors_for, inspect_splits
+from halo_ray.runtime import ray_session
+from halo_ray.scoring import score_pool
+from halo_ray.selection import select_regions
+from halo_ray.storage import Stages, Storage
+from halo_ray.training.stage import train
+
+IMAGES = 48
+"""Images of each split that are timed."""
+
+STEPS = 40
+"""Training steps that are timed, the first quarter of which counts as start-up: it waits for data and memory."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of a stage: some in any case, and some for each image or step."""
+
+    fixed: float
+    each: float
+
+    def of(self, count: int) -> float:
+        """Seconds for so many images or steps."""
+        return self.fixed + self.each * count
+
+
+@dataclass
+class Measured:
+    """What was found on the sample."""
+
+    images: dict[str, int]
+    """Of each split, all there are."""
+    rounds: list[RoundPlan]
+    pool_pixels: int
+    exact: bool
+    """Whether the sizes of all pool images are known; else those of the sample stand for all."""
+    costs: dict[str, Cost] = field(default_factory=dict)
+    """By stage; "evaluate" with one model, "evaluate two" with two."""
+    checkpoint: int = 0
+    """Bytes."""
+    each: dict[str, float] = field(default_factory=dict)
+    """Bytes for each image: candidates and maps of a round, features of all splits."""
+
+
+def measure(config: Config) -> Measured:
+    """Times the stages; the oracle is asked for the sample's regions, but nothing of that is kept.
+
+    Raises:
+        InputError: something must be mended before the experiment could run.
+    """
+    start = time.monotonic()
+    with ray_session(config.execution):
+        costs = {"start": Cost(time.monotonic() - start, 0)}
+        listed = list_splits(config.data, config.data_root, config.seed)
+        sample, costs["inspect"] = _inspected(config, listed)
+        found = _whole(config, listed, sample)
+        found.costs |= costs
+        storage, name = Storage(config.output_dir), f"plan-{uuid.uuid4().hex[:8]}"
+        try:
+            with open_experiment(_scratch(config, found, sample, storage.below(name).uri)) as context:
+                _time_stages(config, context, found)
+        finally:
+            storage.clear(name)
+    return found
+
+
+def _inspected(config: Config, listed: Splits) -> tuple[Splits, Cost]:
+    """The usable ones of the first images, and what it costs to look at them."""
+    few = Splits(**{split: getattr(listed, split).slice(0, IMAGES) for split in SPLITS})
+    looked = sum(getattr(few, split).num_rows for split in SPLITS if getattr(few, split)["height"].null_count)
+    start = time.monotonic()
+    usable, _ = inspect_splits(few, class_set(config.data.class_set), config.execution)
+    return usable, Cost(0, (time.monotonic() - start) / looked if looked else 0)
+
+
+def _whole(config: Config, listed: Splits, sample: Splits) -> Measured:
+    """What is known of the whole experiment without looking at more."""
+    exact, pool = not listed.pool["height"].null_count, sizes(sample.pool)
+    known = sizes(listed.pool) if exact else [pool[place % len(pool)] for place in range(listed.pool.num_rows)]
+    return Measured(
+        images={split: getattr(listed, split).num_rows for split in SPLITS},
+        rounds=plan_budget(config.acquisition, known) if config.rounds else [],
+        pool_pixels=sum(height * width for height, width in known),
+        exact=exact,
+    )
+
+
+def _scratch(config: Config, found: Measured, sample: Splits, directory: str) -> Config:
+    """The same experiment on the sample, with one round that buys as much of an image as planned."""
+    training, acquisition = config.training, config.acquisition
+    few = {split: replace(getattr(config.data, split), count=getattr(sample, split).num_rows) for split in SPLITS}
+    if found.rounds:
+        regions = round(found.rounds[0].regions * sample.pool_pixels / found.pool_pixels)
+        acquisition = replace(acquisition, budget=max(regions, 1), budget_unit="regions", rounds=1)
+    return replace(
+        config,
+        output_dir=directory,
+        data=replace(config.data, known_labels=None, on_bad_record="skip", **few),
+        training=replace(
+            training, pretrain_steps=min(training.pretrain_steps, STEPS), round_steps=STEPS, control=False
+        ),
+        acquisition=acquisition,
+        execution=replace(config.execution, log_steps=STEPS // 4, checkpoint_steps=0, shared_stages=None),
+    )
+
+
+def _time_stages(config: Config, context: Context, found: Measured) -> None:
+    """Runs the stages of the scratch experiment and notes what they cost; ``config`` is the whole one."""
+    stages, storage = Stages(context.storage), context.storage
+    if config.training.cache_features:
+        count = sum(getattr(context.splits, split).num_rows for split in SPLITS)
+        stages.run("features", compute_features, context)
+        found.costs["features"] = Cost(0, stages.seconds("features") / count)
+        found.each["features"] = size_of(storage, "features") / count
+    model = _timed_training(context, stages, found, "pretrain", "pretrain/checkpoint", start=None)
+    found.checkpoint = size_of(storage, model)
+    validation = found.images["validation"]
+    for name, models in {"evaluate": [model], "evaluate two": [model, model]}.items():
+        if len(models) == 1 or config.training.trains_twin:
+            found.costs[name] = _timed_evaluation(_with_actors(context, validation), name, models)
+    if config.rounds:
+        scoring = _with_actors(context, found.images["pool"])
+        scored = stages.run("rounds/001/score", score_pool, scoring, 1, model)
+        speed = scored["audit"][config.acquisition.function]["images_per_second"]
+        found.costs["score"] = _cost(stages.seconds("rounds/001/score"), speed, context.splits.pool.num_rows)
+        for kind in ("candidates", "maps"):
+            found.each[kind] = size_of(storage, f"rounds/001/{kind}") / context.splits.pool.num_rows
+        chosen = stages.run("rounds/001/select", select_regions, context, 1, **scored)
+        asked = chosen["selection"], chosen["candidates"]
+        stages.run("rounds/001/annotate", annotate, context, 1, *asked, model)
+        for kind in ("select", "annotate"):
+            found.costs[kind] = Cost(stages.seconds(f"rounds/001/{kind}"), 0)
+    if config.rounds or config.training.protocol == "fully_supervised":
+        how: dict[str, Any] = {"start": model, "number": 1, "labels": "bought" if config.rounds else "all"}
+        _timed_training(context, stages, found, "train", "rounds/001/checkpoint", **how)
+
+
+def _timed_training(context: Context, stages: Stages, found: Measured, kind: str, directory: str, **how: Any) -> str:
+    name = kind if kind == "pretrain" else f"rounds/001/{kind}"
+    result = stages.run(name, train, context, directory, **how)
+    training = context.config.training
+    steps = training.pretrain_steps if kind == "pretrain" else STEPS
+    speed = result["samples_per_second"]  # after the first entry in the log
+    found.costs[kind] = _cost(stages.seconds(name), speed and speed / result["batch"], steps)
+    return str(result["checkpoint"])
+
+
+def _timed_evaluation(context: Context, label: str, models: list[str]) -> Cost:
+    """Fitted to a few and to all images of the sample."""
+    images = context.splits.validation
+    counts = sorted({max(images.num_rows // 6, 1), images.num_rows})
+    taken = []
+    for count in counts:
+        few = replace(context, splits=replace(context.splits, validation=images.slice(0, count)))
+        start = time.monotonic()
+        evaluate(few, label, *models)
+        taken.append(time.monotonic() - start)
+    each = max((taken[-1] - taken[0]) / (counts[-1] - counts[0]), 0) if len(counts) > 1 else 0.0
+    return Cost(max(taken[-1] - each * counts[-1], 0), each)
+
+
+def _cost(seconds: float, per_second: float | None, count: int) -> Cost:
+    """Of a stage that took ``seconds``, ``count`` of which went by at a known speed once it was running."""
+    if not per_second:
+        return Cost(0, seconds / max(count, 1))
+    return Cost(max(seconds - count / per_second, 0), 1 / per_second)
+
+
+def _with_actors(context: Context, images: int) -> Context:
+    """With as many inference actors as the stage has for so many images."""
+    execution = context.config.execution
+    actors = actors_for(images, execution)
+    execution = replace(execution, min_actors=actors, max_actors=actors, images_per_actor=1)
+    return replace(context, config=replace(context.config, execution=execution))
+
+
+def size_of(storage: Storage, name: str) -> int:
+    """Bytes of all files below a directory; 0 where it is not there."""
+    selector = pafs.FileSelector(storage.path(name), allow_not_found=True, recursive=True)
+    return sum(info.size for info in storage.filesystem.get_file_info(selector) if info.is_file)
