@@ -73,12 +73,9 @@ def reckon(config: Config, found: Measured, *, workers: int, gpu: bool) -> Plan:
     training, costs = config.training, found.costs
     bought, twins = len(found.rounds), len(found.rounds) if training.trains_twin else 0
     steps = training.steps_of_rounds(config.acquisition.rounds)
-    # A twin has the source part of each step.
-    twin = (
-        Cost(costs["train"].fixed, costs["train"].each * training.source_batch / sum(training.batches))
-        if twins
-        else None
-    )
+    twin = None
+    if twins:  # it has the source part of each step
+        twin = Cost(costs["train"].fixed, costs["train"].each * training.source_batch / sum(training.batches))
 
     def inference(split: str) -> int:
         return actors_for(found.images[split], config.execution) if gpu else 0
@@ -149,7 +146,7 @@ def plan_text(plan: Plan) -> str:
 
 
 def _hours(hours: float) -> str:
-    return "0" if not hours else f"{hours:.1f}" if hours >= 10 else f"{hours:.3f}"
+    return "0" if not hours else f"{hours:.1f}" if hours >= 10 else f"{hours:.2g}"
 
 
 def _bytes(size: float) -> str:
