@@ -35,8 +35,9 @@ def autoscales() -> bool:
         return True
     # The first autoscaler does not say what it can add. Without one, nodes have types that are made from their ids.
     status = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or "{}")
-    types = (status.get("autoscaler_report") or {}).get("active_nodes") or {}
-    return bool(set(types) - {format_readonly_node_type(node["NodeID"]) for node in ray.nodes()})
+    report = status.get("autoscaler_report") or {}
+    types = {*(report.get("active_nodes") or {}), *(report.get("node_type_mapping") or {}).values()}
+    return bool(types - {format_readonly_node_type(node["NodeID"]) for node in ray.nodes()})
 
 
 def uses_gpu(config: ExecutionConfig) -> bool:
@@ -63,6 +64,23 @@ def here() -> NodeAffinitySchedulingStrategy:
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
 
 
+def keep_stream_actors_here() -> None:
+    """Starts the actors that Ray Data keeps for as long as the cluster lives beside the driver.
+
+    They stay on the node of whoever streams first. That was a training process, whose node was never given back.
+    """
+    # Not for the actors that show progress: it takes seconds to import.
+    from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
+        get_or_create_autoscaling_coordinator,
+    )
+    from ray.data._internal.execution.node_trackers.actor_location import get_or_create_actor_location_tracker
+    from ray.data._internal.stats import get_or_create_stats_actor
+
+    get_or_create_stats_actor()
+    get_or_create_actor_location_tracker()
+    get_or_create_autoscaling_coordinator()
+
+
 def wait_for_node(config: ExecutionConfig) -> None:
     """Waits until the cluster has a node that can compute; an autoscaler adds the first one when it is asked for.
 
@@ -77,7 +95,7 @@ def wait_for_node(config: ExecutionConfig) -> None:
     if not autoscales():
         raise InputError(f"{what} the Ray cluster has no {kind}: {advice}")
     print(f"waiting for a node with a {kind}, which the cluster's autoscaler is asked for", flush=True)
-    probe = ray.remote(scheduling_strategy=ANYWHERE, **{f"num_{kind.lower()}s": amount})(os.getpid)
+    probe = ray.remote(scheduling_strategy=ANYWHERE, **{f"num_{kind.lower()}s": amount})(lambda: None)
     asked = probe.remote()
     done, _ = ray.wait([asked], timeout=config.node_seconds)
     if not done:

@@ -18,7 +18,7 @@ import ray
 import ray.data
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
-from halo_ray.cluster import uses_gpu, wait_for_node
+from halo_ray.cluster import keep_stream_actors_here, uses_gpu, wait_for_node
 from halo_ray.errors import InputError
 from halo_ray.execution import ExecutionConfig
 
@@ -59,6 +59,8 @@ def ray_session(config: ExecutionConfig) -> Iterator[None]:
         wait_for_node(config)
         if _address(config) is None:
             _check_machine(config)  # a cluster that is joined may still grow
+        elif own:
+            keep_stream_actors_here()
         prepare_streams()
         yield
     except BaseException as error:

@@ -184,12 +184,15 @@ def _plan(job: TrainJob, workers: int | tuple[int, int]) -> str:
     """What the stage will do, for the log."""
     training, step = job.training, _step(job)
     begin = f", from step {step} on," if step else ""
-    many = f"{workers[0]} to {workers[1]}" if isinstance(workers, tuple) else str(max(workers, 1))
+    if isinstance(workers, tuple):
+        where = f"over {workers[0]} to {workers[1]} training processes"
+    else:
+        where = f"over {workers} training processes" if workers else "in the driver's process"
     parts = f", each in {training.accumulation} parts" if training.accumulation > 1 else ""
     return (
-        f"{job.directory}: {job.steps} steps{begin} of {job.batch} images over {many} training process"
-        f"{'' if many == '1' else 'es'}{parts}; learning rate {job.learning_rate:g}, of the head "
-        f"{job.learning_rate * training.head_factor:g}, whatever the number of processes"
+        f"{job.directory}: {job.steps} steps{begin} of {job.batch} images {where}{parts}; learning rate "
+        f"{job.learning_rate:g}, of the head {job.learning_rate * training.head_factor:g}, whatever the number of "
+        "processes"
     )
 
 
