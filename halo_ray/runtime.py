@@ -128,17 +128,17 @@ def _connect(config: ExecutionConfig) -> None:
             logging.getLogger(name).setLevel(logging.ERROR)
     level = logging.INFO if config.verbose else logging.ERROR
     address = _address(config)
+    where = f"at {address}" if address else "on this machine"
+    advice = "check execution.ray_address"
     try:
         _knock(address)
+        if address:  # something listens there, and Ray does not say when it was the token
+            advice += ", and that RAY_AUTH_MODE and the token (RAY_AUTH_TOKEN, ~/.ray/auth_token) are the cluster's"
         with _quiet_stderr(not config.verbose):
             _init(config, address, level)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        where = f"at {address}" if address else "on this machine"
-        raise InputError(_other_versions(where, error) or _unreachable(where, error)) from error
-
-
-def _unreachable(where: str, error: Exception) -> str:
-    return f"no Ray cluster {where} ({str(error).splitlines()[0]}): check execution.ray_address"
+        said = f"no Ray cluster {where} ({str(error).splitlines()[0]}): {advice}"
+        raise InputError(_other_versions(where, error) or said) from error
 
 
 def _other_versions(where: str, error: Exception) -> str | None:

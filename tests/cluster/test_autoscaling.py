@@ -14,7 +14,7 @@ WORKER = "worker"
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    """A head without CPUs; the autoscaler may add two nodes with one each, and takes them back after six idle seconds."""
+    """A head without CPUs; the autoscaler adds up to two nodes with one each, and takes idle ones back."""
     kinds = {
         "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
         WORKER: {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2},
