@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import pyarrow.parquet as pq
 import ray
 
 from halo_ray.acquisition.budget import RoundPlan, image_limit
+from halo_ray.acquisition.threshold import Sequences
 from halo_ray.cluster import ANYWHERE
 from halo_ray.data.manifest import sizes
 from halo_ray.storage import Storage, round_directory
@@ -21,20 +24,65 @@ if TYPE_CHECKING:
     from halo_ray.context import Context
 
 
-def covers(context: Context, result: dict[str, Any], plan: dict[str, Any] | None) -> bool:
-    """Whether a pass of the first round under another budget found all that this experiment may choose from.
+def covers(context: Context, published: Storage, result: dict[str, Any], plan: dict[str, Any] | None) -> bool:
+    """Whether a pass of the first round under another budget found all that this experiment would choose.
 
-    The picks of an image come one after the other, so those that a lower limit allows are the first of them; and the
-    bound that prunes them is the lower, the more regions are bought.
+    The picks of an image come one after the other, so those that a lower limit allows are the first of them. The pass
+    left out what lies under its bound: nothing of that is chosen here if enough lies above it, which is counted in
+    tasks. It need not: the limits of a larger budget are rounded up, and may grow by more than the budget did.
 
     Args:
-        result: as score_pool gave it there; where it had problems, an experiment must meet those itself.
+        published: holds the files.
+        result: of score_pool there; where it had problems, an experiment must meet those itself.
         plan: of the round for which it was made.
     """
-    if plan is None or result["problems"] or not set(context.functions) <= set(result["candidates"]):
+    functions, pool = context.functions, context.splits.pool
+    if plan is None or result["problems"] or not set(functions) <= set(result["candidates"]):
         return False
-    theirs = RoundPlan(**plan)
-    return context.plan[0].regions <= theirs.regions and bool(np.all(_limits(context) <= _limits(context, theirs)))
+    theirs, own = RoundPlan(**plan), context.plan[0]
+    if own.regions > theirs.regions or bool(np.any(_limits(context) > _limits(context, theirs))):
+        return False
+    # A coordinator that was restarted in the middle has forgotten what bounds it gave before.
+    if any(result["audit"][name]["images"] < pool.num_rows for name in functions):
+        return False
+    above = Above(_limits(context), context.sequences(1))
+    return all(_has_enough(published, result, name, above, own.regions) for name in functions)
+
+
+@dataclass(frozen=True)
+class Above:
+    """Counts candidates of a file that an experiment could choose, by sequence."""
+
+    limits: npt.NDArray[np.int64]
+    """(images,): the most of each."""
+    sequences: Sequences | None
+
+    def count(self, table: pa.Table, bound: float) -> npt.NDArray[np.int64]:
+        """(sequences,): those in a table of CANDIDATES that score ``bound`` or more."""
+        row, rank, score = (table[name].to_numpy() for name in ("row", "rank", "score"))
+        row = row[(rank < self.limits[row]) & (score >= np.float32(bound))]
+        if self.sequences is None:
+            return np.array([len(row)], np.int64)
+        return np.bincount(self.sequences.of[row], minlength=len(self.sequences.caps)).astype(np.int64)
+
+    def total(self, counts: Iterable[npt.NDArray[np.int64]]) -> int:
+        """How many of all files could be chosen, given their counts."""
+        every = np.sum([*counts], axis=0, dtype=np.int64)  # 0 without any file
+        return int(every.sum() if self.sequences is None else np.minimum(every, self.sequences.caps).sum())
+
+
+def _has_enough(published: Storage, result: dict[str, Any], name: str, above: Above, regions: int) -> bool:
+    bound = result["audit"][name]["bound"]
+    if bound is None:
+        return True
+    count, told = ray.remote(scheduling_strategy=ANYWHERE)(_count), ray.put(above)
+    files = published.files(result["candidates"][name])
+    return above.total(ray.get([count.remote(published.uri, path, told, bound) for path in files])) >= regions
+
+
+def _count(source: str, path: str, above: Above, bound: float) -> npt.NDArray[np.int64]:
+    file = pq.ParquetFile(path, filesystem=Storage(source).filesystem)
+    return above.count(file.read(["row", "rank", "score"]), bound)
 
 
 def take_candidates(context: Context, published: Storage, result: dict[str, Any]) -> dict[str, Any]:

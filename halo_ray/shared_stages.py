@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from halo_ray.config import Config, identity
 from halo_ray.data.classes import ClassSet
-from halo_ray.data.images import SYNTHETIC
+from halo_ray.data.listing import MANIFEST
 from halo_ray.data.manifest import SPLITS, Splits
 from halo_ray.models.backbones import ARCHITECTURES
 from halo_ray.shared_scores import covers, take_candidates
@@ -67,6 +67,8 @@ class Shareable:
     serves: Callable[[Context, Published], bool] = lambda context, found: True
     take: Callable[[Context, Published], Any] | None = None
     """Gives an experiment the result and its files; None: the files are copied, the result is the same."""
+    whole: Callable[[SharedStore, Any], bool] = lambda store, result: True
+    """Whether the store has what is not copied to it."""
 
 
 def _all_but(*beginnings: str) -> Callable[[str, Config], bool]:
@@ -82,13 +84,14 @@ SHAREABLE = {
     "inspection": Shareable(
         lambda key, config: key.startswith(("data.", "training.source_sampling.method")), lambda result: ["manifests"]
     ),
-    "features": Shareable(_features),
+    # Too large to be copied: they were written to the store, or nobody else can use them.
+    "features": Shareable(_features, whole=lambda store, result: result["shared"] and store.holds(result["shared"])),
     "pretrain": Shareable(_all_but(*_NOT_PRETRAINING, "evaluation."), lambda result: [result["checkpoint"]]),
     "evaluate": Shareable(_all_but(*_NOT_PRETRAINING)),
     "score": Shareable(
         _all_but(*(key for key in _NOT_PRETRAINING if key != "acquisition."), *_ONE_BUDGET, "evaluation."),
         lambda result: sorted({name.rpartition("/")[0] for name in result["candidates"].values()}),
-        serves=lambda context, found: covers(context, found.result, found.plan),
+        serves=lambda context, found: covers(context, found.storage, found.result, found.plan),
         take=lambda context, found: take_candidates(context, found.storage, found.result),
     ),
     "control": Shareable(
@@ -107,6 +110,10 @@ class SharedStore:
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
+
+    def holds(self, directory: str) -> bool:
+        """Whether there is a directory of that name."""
+        return self._storage.exists(directory)
 
     def find(self, entry: str) -> Published | None:
         """The result under that name; None where there is none yet."""
@@ -147,9 +154,12 @@ class SharedStages(Stages):
         found = self._store.find(entry)
         if found is not None and shareable.serves(self._context, found):
             return super().run(name, self._take, shareable, found)
+        # A run may be killed before it has published, and asked for more rounds after that, which is another entry.
+        note = f"stages/shared/{entry}.json"
+        if not self.done(name):
+            self.storage.write_json(note, name)
         result = super().run(name, work, *args, **kwargs)
-        # Also where it was done before: a run may have been killed in between.
-        if found is None:
+        if found is None and self.storage.exists(note) and shareable.whole(self._store, result):
             plan = asdict(self._context.plan[0]) if self._context.plan else None
             self._store.publish(entry, self._context.storage, shareable.directories(result), result, plan)
         return result
@@ -192,13 +202,11 @@ def _entry(name: str, config: Config, splits: Splits, classes: ClassSet) -> str:
     depends = SHAREABLE[name.rpartition("/")[2]].depends
     told = {key: value for key, value in identity(config).items() if depends(key, config)}
     images = {split: _digest(getattr(splits, split)) for split in SPLITS}
-    text = json.dumps([name, told, images, asdict(classes)], sort_keys=True)
+    # Nothing says that files of the same names below another root are the same.
+    text = json.dumps([name, told, images, config.data_root, asdict(classes)], sort_keys=True)
     return f"{name.replace('/', '-')}-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
 
 
 def _digest(manifest: pa.Table) -> str:
-    """Names the images of a split: by id and size, since they may lie elsewhere; rendered ones by URI."""
-    ids, uris = manifest["image_id"].to_pylist(), manifest["image_uri"].to_pylist()
-    rendered = [uri for uri in uris if uri.startswith(f"{SYNTHETIC}://")]
-    size = manifest["height"].to_pylist(), manifest["width"].to_pylist()
-    return hashlib.sha256(json.dumps([ids, rendered, size]).encode()).hexdigest()
+    """Names the images and labels of a split by where they lie, and their sizes."""
+    return hashlib.sha256(json.dumps(manifest.select(MANIFEST.names).to_pydict(), sort_keys=True).encode()).hexdigest()

@@ -127,6 +127,20 @@ def ray_head(*options: str, cwd: Path = ROOT, autoscaling: dict[str, Any] | None
             started.wait()
 
 
+def own_actors(head: Head) -> list[str]:
+    """Classes of the living actors that are not Ray's own."""
+    names = [actor["class_name"] for actor in listed(head, "actors") if actor["state"] == "ALIVE"]
+    return [
+        name for name in names if not name.startswith("_") and name not in ("ActorLocationTracker", "JobSupervisor")
+    ]
+
+
+def listed(head: Head, kind: str) -> list[dict[str, Any]]:
+    """What the State API knows of actors or placement-groups."""
+    said = head.ray("list", kind, "--format", "json", "--limit", "1000").stdout
+    return json.loads(said[said.index("[") :]) if "[" in said else []
+
+
 def until(condition: Callable[[], Any], what: str, seconds: float = SECONDS) -> Any:
     """The first true value of ``condition()``, asked again and again."""
     deadline = time.monotonic() + seconds

@@ -169,10 +169,10 @@ def _plot(cells: Sequence[Cell], space: SearchSpace, storage: Storage) -> None:
     panels = figure.subplots(1, many, sharey=True, squeeze=False)[0]
     for axes, curvature in zip(panels, space.curvature, strict=True):
         for number, name in enumerate(space.acquisition):
-            mine = [cell for cell in cells if (cell.curvature, cell.acquisition) == (curvature, name)]
+            mine = [c for c in cells if (c.curvature, c.acquisition) == (curvature, name) and c.share]
             _line(axes, mine, name, number)
         axes.set(title=f"curvature {curvature:g}", xlabel="pixels bought, % of the pool")
-        if len(space.budget) > 1:
+        if len(space.budget) > 1 and any(cell.share for cell in cells):
             axes.set_xscale("log")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("mIoU on the target, %")

@@ -112,7 +112,8 @@ def open_sweep(base: Config, space: SearchSpace) -> Storage:
     storage.check_writable()
     if storage.exists("stages"):
         raise InputError(f"{storage.uri} holds an experiment, not a sweep: name another output_dir")
-    fixed = {key: value for key, value in identity(base).items() if key not in SWEPT}
+    # As texts: JSON has no infinity, which some settings are.
+    fixed = {key: str(value) for key, value in identity(base).items() if key not in SWEPT}
     now: dict[str, Any] = {"space": _as_json(space), "fixed": fixed}
     if not storage.exists(_FILE):
         storage.write_json(_FILE, now)

@@ -7,30 +7,14 @@ import platform
 import re
 import shutil
 import urllib.request
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import ray
-from ray_head import ROOT, Head, ray_head, until
+from ray_head import Head, own_actors, until
 
 TINY = ("python", "jobs/run_al.py", "--preset", "tiny")
-
-
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What an image holds: the repository without what git ignores."""
-    copy = tmp_path_factory.mktemp("image") / "halo_ray"
-    for part in ("halo_ray", "jobs"):
-        shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
-    return copy
-
-
-@pytest.fixture(scope="module")
-def head(repository: Path) -> Iterator[Head]:
-    with ray_head("--num-cpus=2", cwd=repository) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -94,15 +78,6 @@ def logs(head: Head, name: str) -> str:
 
 def driver(head: Head, output_dir: Path) -> bool:
     return bool(head.processes(str(output_dir)))
-
-
-def own_actors(head: Head) -> list[str]:
-    """Classes of the living actors that are not Ray's own."""
-    said = head.ray("list", "actors", "--filter", "state=ALIVE", "--format", "json", "--detail").stdout
-    names = [actor["class_name"] for actor in json.loads(said[said.index("[") :])]
-    return [
-        name for name in names if not name.startswith("_") and name not in ("ActorLocationTracker", "JobSupervisor")
-    ]
 
 
 def shown(head: Head) -> set[str]:

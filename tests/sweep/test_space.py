@@ -1,0 +1,233 @@
+"""What a sweep tries, and which directory it may go on in."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import pairwise, product
+from pathlib import Path
+
+import pytest
+
+from halo_ray.config import Config, identity
+from halo_ray.errors import InputError
+from halo_ray.storage import Stages, Storage
+from halo_ray.sweep.space import FLOOR, SWEPT, Point, SearchSpace, configure, open_sweep
+
+CURVATURES, BUDGETS, FUNCTIONS = (0.5, 1.0, 2.0), (0.01, 0.002), ("halo", "entropy")
+
+
+def changed(config: Config, key: str, value: object) -> Config:
+    """``config`` with another value of a dotted key."""
+    section, _, rest = key.partition(".")
+    return replace(config, **{section: changed(getattr(config, section), rest, value) if rest else value})
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Config:
+    return Config(output_dir=str(tmp_path / "sweep"))
+
+
+@pytest.fixture
+def space(base: Config) -> SearchSpace:
+    return SearchSpace.of(base, CURVATURES, BUDGETS, FUNCTIONS, 2)
+
+
+def test_every_combination_is_tried_once(space: SearchSpace) -> None:
+    expected = set(product(CURVATURES, BUDGETS, (*FUNCTIONS, FLOOR), range(2)))
+    points = [(point.curvature, point.budget, point.acquisition, point.seed) for point in space.points()]
+    assert set(points) == expected
+    assert len(points) == len(expected)
+
+
+def test_seeds_are_the_same_in_every_cell(space: SearchSpace) -> None:
+    seeds: dict[tuple, list[int]] = {}
+    for point in space.points():
+        seeds.setdefault((point.curvature, point.budget, point.acquisition), []).append(point.seed)
+    assert {tuple(sorted(each)) for each in seeds.values()} == {(0, 1)}
+
+
+def test_trials_that_share_the_most_follow_each_other(space: SearchSpace) -> None:
+    runs = [(point.curvature, point.seed) for point in space.points()]
+    changes = sum(one != other for one, other in pairwise(runs))
+    assert changes == len(set(runs)) - 1
+
+
+def test_names_differ_however_close_the_values_are(base: Config) -> None:
+    near = (1.0, math.nextafter(1.0, 2.0), 0.1, 1e-7, 1.1e-7, 11.0, 0.1)
+    assert len(set(near)) == 6  # one stands twice
+    space = SearchSpace.of(base, near, (1e-3, 1e-2), ["random", "own_scores.half"], 12)
+    names = [point.name for point in space.points()]
+    assert len(set(names)) == len(names) == 6 * 2 * 2 * 12
+    assert not any(set(name) & set("/\\?*: ") for name in names)
+    directories = {configure(base, point).output_dir for point in SearchSpace.of(base, near, [], [], 2).points()}
+    assert len(directories) == 6 * 2 * 2
+
+
+@pytest.mark.parametrize(
+    ("functions", "expected"),
+    [
+        ([], ("halo", FLOOR)),
+        (["entropy", "halo"], ("entropy", "halo", FLOOR)),
+        (["entropy", FLOOR, "halo"], ("entropy", FLOOR, "halo")),
+        ([FLOOR], (FLOOR,)),
+        (["entropy", "entropy"], ("entropy", FLOOR)),
+    ],
+)
+def test_the_floor_is_always_there_and_once(base: Config, functions: list[str], expected: tuple[str, ...]) -> None:
+    assert SearchSpace.of(base, [], [], functions, 1).acquisition == expected
+
+
+def test_what_is_not_swept_is_that_of_the_base(base: Config) -> None:
+    base = changed(changed(base, "model.curvature", 0.3), "acquisition.budget", 0.07)
+    base = changed(base, "acquisition.function", "entropy")
+    assert {point.curvature for point in SearchSpace.of(base, [], [], [], 1).points()} == {0.3}
+    assert {(point.budget, point.acquisition) for point in SearchSpace.of(base, [], [], [], 1).points()} == {
+        (0.07, "entropy"),
+        (0.07, FLOOR),
+    }
+
+
+def test_a_leader_of_every_curvature_and_seed_has_the_largest_budget(space: SearchSpace) -> None:
+    leaders = space.leaders()
+    assert sorted((point.curvature, point.seed) for point in leaders) == sorted(product(CURVATURES, range(2)))
+    assert {point.budget for point in leaders} == {max(BUDGETS)}
+    assert set(leaders) <= set(space.points())
+
+
+def test_a_trial_sets_what_its_point_says_and_nothing_else(base: Config) -> None:
+    point = Point(curvature=0.5, budget=0.01, acquisition="entropy", seed=3)
+    config = configure(base, point)
+    before, after = identity(base), identity(config)
+    assert {key for key in after if after[key] != before[key]} == set(SWEPT)
+    assert [after[key] for key in SWEPT] == [3, 0.5, 0.01, "entropy"]
+    assert Path(config.output_dir).parent == Path(base.output_dir, "trials")
+    assert config.execution == replace(base.execution, shared_stages=str(Path(base.output_dir, "shared")))
+
+
+def test_a_store_that_is_named_is_used(base: Config) -> None:
+    base = changed(base, "execution.shared_stages", "/elsewhere")
+    assert configure(base, Point(1.0, 0.01, "halo", 0)).execution.shared_stages == "/elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("acquisition.budget", {"budget": [0.01, 0.0]}),
+        ("acquisition.budget", {"budget": [1.5]}),
+        ("acquisition.budget", {"budget": [math.nan]}),
+        ("model.curvature", {"curvature": [1.0, 0.0]}),
+        ("model.curvature", {"curvature": [-1.0]}),
+        ("model.curvature", {"curvature": [math.nan]}),
+        ("model.curvature", {"curvature": [math.inf]}),
+        ("acquisition.function", {"acquisition": ["halo", "entropie"]}),
+        ("acquisition.function", {"acquisition": ["no_such_module.score"]}),
+        ("--seeds", {"seeds": 0}),
+        ("--seeds", {"seeds": -1}),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_named(base: Config, key: str, values: dict) -> None:
+    settings = {"curvature": [1.0], "budget": [0.01], "acquisition": ["halo"], "seeds": 1}
+    assert SearchSpace.of(base, **settings).points()
+    with pytest.raises(InputError) as caught:
+        SearchSpace.of(base, **settings | values)
+    assert key in str(caught.value)
+
+
+def test_an_unknown_function_is_told_the_nearest(base: Config) -> None:
+    with pytest.raises(InputError, match="'entropy'"):
+        SearchSpace.of(base, [], [], ["entropie"], 1)
+
+
+def test_a_euclidean_model_has_no_curvature_to_sweep(base: Config) -> None:
+    base = changed(base, "model.geometry", "euclidean")
+    assert len(SearchSpace.of(base, [], [], [], 1).points()) == 2
+    with pytest.raises(InputError, match=r"--curvature.*model\.geometry"):
+        SearchSpace.of(base, [1.0, 2.0], [], [], 1)
+
+
+@pytest.mark.parametrize("protocol", ["source_only", "fully_supervised"])
+def test_what_buys_nothing_is_not_swept(base: Config, protocol: str) -> None:
+    with pytest.raises(InputError, match=rf"training\.protocol {protocol}"):
+        SearchSpace.of(changed(base, "training.protocol", protocol), [], [], [], 1)
+
+
+# Its directory.
+
+
+def test_the_same_sweep_goes_on_where_it_was(base: Config, space: SearchSpace) -> None:
+    open_sweep(base, space)
+    before = Path(base.output_dir, "sweep.json").read_bytes()
+    again = SearchSpace.of(base, CURVATURES, reversed(BUDGETS), FUNCTIONS, 2)
+    for key, value in (
+        ("execution.max_actors", 7),
+        ("execution.shared_stages", "/elsewhere"),
+        ("data_root", "/moved"),
+        ("data.on_bad_record", "skip"),
+        *zip(SWEPT, (4, 0.1, 0.5, "entropy"), strict=True),  # which the space sets
+    ):
+        assert open_sweep(changed(base, key, value), again).uri == base.output_dir
+    assert Path(base.output_dir, "sweep.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("key", "there", "values"),
+    [
+        ("--curvature", "0.5, 1.0, 2.0", {"curvature": (0.5, 1.0)}),
+        ("--budget", "0.002, 0.01", {"budget": (0.01, 0.002, 0.1)}),
+        ("--acquisition", "halo, entropy, random", {"acquisition": ("halo",)}),
+        ("--seeds", "2", {"seeds": 3}),
+    ],
+)
+def test_another_space_is_refused_by_name(base: Config, space: SearchSpace, key: str, there: str, values: dict) -> None:
+    open_sweep(base, space)
+    settings = {"curvature": CURVATURES, "budget": BUDGETS, "acquisition": FUNCTIONS, "seeds": 2} | values
+    with pytest.raises(InputError) as caught:
+        open_sweep(base, SearchSpace.of(base, **settings))
+    assert f"{key} (there {there})" in str(caught.value)
+    assert base.output_dir in str(caught.value)
+    others = {"--curvature", "--budget", "--acquisition", "--seeds"} - {key}
+    assert not any(other in str(caught.value) for other in others)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("training.pretrain_steps", 7),
+        ("model.embedding", 8),
+        ("data.height", 64),
+        ("acquisition.rounds", 5),
+        ("acquisition.beta", 2.0),
+        ("evaluation.flip", False),
+    ],
+)
+def test_other_settings_are_refused_by_name(base: Config, space: SearchSpace, key: str, value: object) -> None:
+    open_sweep(base, space)
+    there = identity(base)[key]
+    with pytest.raises(InputError) as caught:
+        open_sweep(changed(base, key, value), space)
+    assert f"{key} (there {there})" in str(caught.value)
+    assert "--" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["acquisition.beta", "acquisition.image_cap"])
+def test_settings_without_end_are_kept_too(base: Config, key: str) -> None:
+    """.inf takes the best regions, or caps nothing."""
+    base = changed(base, key, math.inf)
+    space = SearchSpace.of(base, [], [], [], 1)
+    for _ in range(2):
+        open_sweep(base, space)
+    with pytest.raises(InputError, match=key):
+        open_sweep(changed(base, key, 3.0), space)
+
+
+def test_an_experiment_is_no_sweep(base: Config, space: SearchSpace) -> None:
+    Stages(Storage(base.output_dir)).run("pretrain", dict)
+    with pytest.raises(InputError, match="holds an experiment"):
+        open_sweep(base, space)
+    assert not Path(base.output_dir, "sweep.json").exists()
+
+
+def test_a_directory_that_cannot_be_written_to_is_named(space: SearchSpace) -> None:
+    with pytest.raises(InputError, match="/proc/halo"):
+        open_sweep(Config(output_dir="/proc/halo"), space)
