@@ -20,7 +20,8 @@ from halo_ray.execution import ExecutionConfig
 from halo_ray.storage import Storage
 
 ANYWHERE = "DEFAULT"
-"""Scheduling strategy of tasks that must not be caught in the placement group of the trial that starts them."""
+"""Scheduling strategy of tasks that must not be caught in the placement group of the trial that starts them. Ray's
+default strategy takes nodes without a GPU first."""
 
 
 def most(kind: str) -> float:
@@ -62,6 +63,15 @@ def training_workers(config: ExecutionConfig, batches: Sequence[int], limit: int
 def here() -> NodeAffinitySchedulingStrategy:
     """The place for actors that compute nothing: beside the driver, where they neither need nor keep another node."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+
+
+def decoding_place() -> str:
+    """Scheduling strategy of tasks that decode images: on nodes without a GPU first, where others have one.
+
+    Those are left to who computes. Where all nodes are alike, tasks are spread evenly.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    return ANYWHERE if len({bool(resources.get("GPU")) for resources in nodes}) > 1 else "SPREAD"
 
 
 def keep_stream_actors_here() -> None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
 
-from halo_ray.cluster import uses_gpu
+from halo_ray.cluster import decoding_place, uses_gpu
 from halo_ray.data.classes import ClassSet
 from halo_ray.data.inspection import Inspection, InspectRecords, SplitInspection
 from halo_ray.data.listing import MANIFEST
@@ -25,7 +25,9 @@ Transform = Callable[[pa.Table], pa.Table]
 def stream(table: pa.Table, block_rows: int, transform: Transform) -> ray.data.Dataset:
     """``transform`` of a table, a task for every ``block_rows`` rows; order is kept."""
     blocks = [table.slice(start, block_rows) for start in range(0, table.num_rows, block_rows)] or [table]
-    return ray.data.from_arrow(blocks).map_batches(transform, batch_size=None, batch_format="pyarrow")
+    return ray.data.from_arrow(blocks).map_batches(
+        transform, batch_size=None, batch_format="pyarrow", scheduling_strategy=decoding_place()
+    )
 
 
 @contextmanager

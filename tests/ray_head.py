@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -127,6 +128,33 @@ def ray_head(*options: str, cwd: Path = ROOT, autoscaling: dict[str, Any] | None
             started.wait()
 
 
+@contextmanager
+def ray_node(head: Head, *options: str, hidden: Path | None = None) -> Iterator[None]:
+    """Adds a node to the cluster of ``head`` while the body runs.
+
+    Args:
+        options: of ray start.
+        hidden: a directory that the node finds empty, as if it were another machine's; needs root.
+    """
+    (agent,) = _free_ports(1)
+    command = [str(BIN / "ray"), "start", "--block", f"--address={head.gcs}", f"--dashboard-agent-listen-port={agent}"]
+    command += ["--disable-usage-stats", *options]
+    if hidden is not None:
+        script = f"mount -t tmpfs none {shlex.quote(str(hidden))} && exec {shlex.join(command)}"
+        command = ["unshare", "--mount", "bash", "-c", script]
+    before = len(listed(head, "nodes"))
+    started = subprocess.Popen(
+        command, cwd=ROOT, env=head.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        until(lambda: started.poll() is not None or len(listed(head, "nodes")) > before, "the node to start", 60)
+        assert started.poll() is None, "the node ended"
+        yield
+    finally:
+        _end(psutil.Process(started.pid))
+        started.wait()
+
+
 def own_actors(head: Head) -> list[str]:
     """Classes of the living actors that are not Ray's own."""
     names = [actor["class_name"] for actor in listed(head, "actors") if actor["state"] == "ALIVE"]
@@ -136,7 +164,7 @@ def own_actors(head: Head) -> list[str]:
 
 
 def listed(head: Head, kind: str) -> list[dict[str, Any]]:
-    """What the State API knows of actors or placement-groups."""
+    """What the State API knows of actors, nodes or placement-groups."""
     said = head.ray("list", kind, "--format", "json", "--limit", "1000").stdout
     return json.loads(said[said.index("[") :]) if "[" in said else []
 
