@@ -6,6 +6,8 @@ python jobs/benchmark.py scoring                   # a pool through Ray Data, ag
 python jobs/benchmark.py selection                 # the cut of 10^9 candidates, the messages of 10^6 images; 10 minutes
 python jobs/benchmark.py data                      # training samples against bare Pillow, and from S3; 2 minutes
 python jobs/benchmark.py train                     # the training loop and step, against bare and official; 10 minutes
+python jobs/benchmark.py sweep                     # a sweep, against its trials one after another; 20 minutes
+python jobs/benchmark.py plan --data_root PATH     # the planner, against the run of the CamVid preset; 20 minutes
 python jobs/benchmark.py model --device cuda
 """
 
@@ -16,8 +18,10 @@ import jsonargparse
 from halo_ray.benchmarks.acquisition import AcquisitionBenchmark, benchmark_acquisition
 from halo_ray.benchmarks.data import DataBenchmark, benchmark_data
 from halo_ray.benchmarks.model import ModelBenchmark, benchmark_model
+from halo_ray.benchmarks.plan import PlanBenchmark, benchmark_plan
 from halo_ray.benchmarks.scoring import ScoringBenchmark, benchmark_scoring
 from halo_ray.benchmarks.selection import SelectionBenchmark, benchmark_selection
+from halo_ray.benchmarks.sweep import SweepBenchmark, benchmark_sweep
 from halo_ray.benchmarks.train import TrainBenchmark, benchmark_train
 from halo_ray.job import exit_code
 
@@ -28,6 +32,8 @@ BENCHMARKS = {
     "selection": (SelectionBenchmark, benchmark_selection),
     "data": (DataBenchmark, benchmark_data),
     "train": (TrainBenchmark, benchmark_train),
+    "sweep": (SweepBenchmark, benchmark_sweep),
+    "plan": (PlanBenchmark, benchmark_plan),
 }
 
 
