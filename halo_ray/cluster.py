@@ -65,13 +65,10 @@ def here() -> NodeAffinitySchedulingStrategy:
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
 
 
-def decoding_place() -> str:
-    """Scheduling strategy of tasks that decode images: on nodes without a GPU first, where others have one.
-
-    Those are left to who computes. Where all nodes are alike, tasks are spread evenly.
-    """
+def has_unlike_nodes() -> bool:
+    """Whether some of the nodes that compute have a GPU and some have none."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-    return ANYWHERE if len({bool(resources.get("GPU")) for resources in nodes}) > 1 else "SPREAD"
+    return len({bool(resources.get("GPU")) for resources in nodes}) > 1
 
 
 def keep_stream_actors_here() -> None:

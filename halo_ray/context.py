@@ -90,6 +90,7 @@ def open_experiment(config: Config) -> Iterator[Context]:
     """
     storage = Storage(config.output_dir)
     storage.check_writable()
+    shared = _shared_directory(config)
     begun = _begun(storage)
     if not begun and Ledger(storage).committed(1):
         raise InputError(
@@ -104,7 +105,7 @@ def open_experiment(config: Config) -> Iterator[Context]:
     model = config.model if Stages(storage).done("pretrain") else located(config.model)
     splits = list_splits(config.data, config.data_root, config.seed)
     with ray_session(config.execution):
-        check_shared(storage, local_files(splits))
+        check_shared(storage, [*local_files(splits), *shared])
         if begun:
             splits = with_stored_sizes(splits, storage)
         else:
@@ -158,6 +159,19 @@ def finished_rounds(config: Config) -> int | None:
 def report_stage(rounds: int) -> str:
     """The stage that ends an experiment of so many rounds."""
     return f"report-{rounds}"
+
+
+def _shared_directory(config: Config) -> list[str]:
+    """The directory of shared stages where it is a local one, which can be written to.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if config.execution.shared_stages is None:
+        return []
+    storage = Storage(config.execution.shared_stages)
+    storage.check_writable("execution.shared_stages")
+    return [storage.root] if storage.local else []
 
 
 def _say_what_is_too_much(plan: list[RoundPlan], most: int) -> None:

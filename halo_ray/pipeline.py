@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
@@ -10,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
+from ray.util.annotations import RayDeprecationWarning
 
-from halo_ray.cluster import decoding_place, uses_gpu
+from halo_ray.cluster import ANYWHERE, has_unlike_nodes, uses_gpu
 from halo_ray.data.classes import ClassSet
 from halo_ray.data.inspection import Inspection, InspectRecords, SplitInspection
 from halo_ray.data.listing import MANIFEST
@@ -25,9 +27,12 @@ Transform = Callable[[pa.Table], pa.Table]
 def stream(table: pa.Table, block_rows: int, transform: Transform) -> ray.data.Dataset:
     """``transform`` of a table, a task for every ``block_rows`` rows; order is kept."""
     blocks = [table.slice(start, block_rows) for start in range(0, table.num_rows, block_rows)] or [table]
-    return ray.data.from_arrow(blocks).map_batches(
-        transform, batch_size=None, batch_format="pyarrow", scheduling_strategy=decoding_place()
-    )
+    # Ray Data spreads tasks evenly. Ray's own strategy takes nodes without a GPU first, which leaves the others to
+    # those who compute; there is no other way to ask for it up to Ray 2.63.
+    place = {"scheduling_strategy": ANYWHERE} if has_unlike_nodes() else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        return ray.data.from_arrow(blocks).map_batches(transform, batch_size=None, batch_format="pyarrow", **place)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from halo_ray.annotations.ledger import Ledger
 from halo_ray.context import Context
 from halo_ray.event_files import EventFiles
 from halo_ray.storage import Stages, Storage, round_directory
+from halo_ray.text_table import text_table
 
 STAGES = ("features", "pretrain", "score", "select", "annotate", "train", "control", "evaluate")
 _METRICS = "metrics.jsonl"
@@ -115,13 +116,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     if rows[-1]["control_miou"] is not None:
         lines.append(["mIoU without labels", *(_percent(row["control_miou"]) for row in rows)])
     lines += [[f"IoU {name}", *(_percent(row["iou"][name]) for row in rows)] for name in rows[0]["iou"]]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    text = [
-        "  ".join([line[0].ljust(widths[0]), *(v.rjust(w) for v, w in zip(line[1:], widths[1:], strict=True))])
-        for line in lines
-    ]
-    rule = "-" * len(text[0])
-    return "\n".join([text[0], rule, *text[1:]])
+    return "\n".join(text_table(lines))
 
 
 def _percent(value: float | None) -> str:

@@ -98,14 +98,14 @@ class Storage:
         place, mark, options = self.uri.partition("?" if "://" in self.uri else "\0")
         return Storage(f"{place.rstrip('/')}/{name}{mark}{options}")
 
-    def check_writable(self) -> None:
-        """Raises InputError where a file cannot be created in this directory."""
+    def check_writable(self, key: str = "output_dir") -> None:
+        """Raises InputError, which says that ``key`` named it, where a file cannot be created in this directory."""
         name = f"write-test-{uuid.uuid4().hex}"
         try:
             self.create(name, b"")
             self.filesystem.delete_file(self.path(name))
         except OSError as error:
-            raise InputError(f"output_dir {self.uri} cannot be written to ({_reason(error)}): name another") from error
+            raise InputError(f"{key} {self.uri} cannot be written to ({_reason(error)}): name another") from error
 
     def write(self, name: str, data: bytes) -> None:
         path = self.path(name)

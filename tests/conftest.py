@@ -14,16 +14,11 @@ from types import ModuleType
 import pytest
 import ray
 from PIL import Image
+from small_experiments import small_config
 
-from halo_ray.acquisition.budget import AcquisitionConfig
 from halo_ray.benchmarks.object_store import CREDENTIALS, ObjectStore, object_store
 from halo_ray.config import Config
-from halo_ray.data.manifest import DataConfig
-from halo_ray.data.readers import SplitConfig
 from halo_ray.data.synthetic import CLASSES, render_scene
-from halo_ray.execution import ExecutionConfig
-from halo_ray.models.build import ModelConfig
-from halo_ray.training.config import TrainingConfig
 
 ROOT = Path(__file__).parents[1]
 SIZES = {"day": (64, 96), "night": (72, 100), "check": (64, 96)}
@@ -41,30 +36,6 @@ def write_dataset(root: Path) -> Path:
             Image.fromarray(label).save(root / split / "labels" / f"{index}.png")
     (root / "classes.yaml").write_text(f"name: streets\nclasses: {list(CLASSES)}\n")
     return root
-
-
-def small_config(root: Path, output_dir: Path) -> Config:
-    def split(name: str) -> SplitConfig:
-        return SplitConfig(reader="folder", images=f"{name}/images/*.jpg", labels=f"{name}/labels/*.png")
-
-    return Config(
-        output_dir=str(output_dir),
-        data_root=str(root),
-        data=DataConfig(
-            source=split("day"),
-            pool=split("night"),
-            validation=split("check"),
-            class_set=str(root / "classes.yaml"),
-            height=64,
-            width=96,
-        ),
-        model=ModelConfig(embedding=8, decoder_width=16),
-        acquisition=AcquisitionConfig(budget=0.02, rounds=2, exclusion_radius=3),
-        training=TrainingConfig(
-            pretrain_steps=4, round_steps=2, source_batch=2, target_batch=2, warmup_steps=1, control=True
-        ),
-        execution=ExecutionConfig(num_workers=0, max_actors=1),
-    )
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,6 @@ from halo_ray.data.manifest import SPLITS, Splits, list_splits, sizes
 from halo_ray.evaluation import evaluate
 from halo_ray.features import compute_features
 from halo_ray.pipeline import actors_for, inspect_splits
-from halo_ray.runtime import ray_session
 from halo_ray.scoring import score_pool
 from halo_ray.selection import select_regions
 from halo_ray.storage import Stages, Storage
@@ -61,25 +60,25 @@ class Measured:
     """Bytes for each image: candidates and maps of a round, features of all splits."""
 
 
-def measure(config: Config) -> Measured:
+def measure(config: Config, start: Cost) -> Measured:
     """Times the stages; the oracle is asked for the sample's regions, but nothing of that is kept.
+
+    Args:
+        start: of the connection to Ray, which stands.
 
     Raises:
         InputError: something must be mended before the experiment could run.
     """
-    start = time.monotonic()
-    with ray_session(config.execution):
-        costs = {"start": Cost(time.monotonic() - start, 0)}
-        listed = list_splits(config.data, config.data_root, config.seed)
-        sample, costs["inspect"] = _inspected(config, listed)
-        found = _whole(config, listed, sample)
-        found.costs |= costs
-        storage, name = Storage(config.output_dir), f"plan-{uuid.uuid4().hex[:8]}"
-        try:
-            with open_experiment(_scratch(config, found, sample, storage.below(name).uri)) as context:
-                _time_stages(config, context, found)
-        finally:
-            storage.clear(name)
+    listed = list_splits(config.data, config.data_root, config.seed)
+    sample, inspection = _inspected(config, listed)
+    found = _whole(config, listed, sample)
+    found.costs |= {"start": start, "inspect": inspection}
+    storage, name = Storage(config.output_dir), f"plan-{uuid.uuid4().hex[:8]}"
+    try:
+        with open_experiment(_scratch(config, found, sample, storage.below(name).uri)) as context:
+            _time_stages(config, context, found)
+    finally:
+        storage.clear(name)
     return found
 
 

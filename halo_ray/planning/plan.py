@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from halo_ray.acquisition.budget import region_pixels
@@ -10,6 +11,7 @@ from halo_ray.config import Config
 from halo_ray.pipeline import actors_for
 from halo_ray.planning.measure import Cost, Measured, measure
 from halo_ray.runtime import ray_session
+from halo_ray.text_table import text_table
 from halo_ray.training.checkpoints import KEPT
 
 
@@ -56,11 +58,13 @@ def plan_experiment(config: Config) -> Plan:
     Raises:
         InputError: something must be mended before the experiment could run.
     """
+    start = time.monotonic()
     with ray_session(config.execution):
+        found = measure(config, Cost(time.monotonic() - start, 0))
         gpu = uses_gpu(config.execution)
         workers = training_workers(config.execution, config.training.batches, config.most_workers)
         many = workers[1] if isinstance(workers, tuple) else max(workers, 1)
-        return reckon(config, measure(config), workers=many if gpu else 0, gpu=gpu)
+        return reckon(config, found, workers=many if gpu else 0, gpu=gpu)
 
 
 def reckon(config: Config, found: Measured, *, workers: int, gpu: bool) -> Plan:
@@ -129,13 +133,8 @@ def plan_text(plan: Plan) -> str:
         hours = stage.seconds / 3600
         lines.append([stage.name, str(stage.times), _hours(hours), _hours(hours * stage.gpus)])
     lines.append(["all", "", _hours(plan.seconds / 3600), _hours(plan.gpu_hours)])
-    widths = [max(len(line[column]) for line in lines) for column in range(4)]
-    text = [
-        "  ".join([line[0].ljust(widths[0]), *(v.rjust(w) for v, w in zip(line[1:], widths[1:], strict=True))])
-        for line in lines
-    ]
-    rule = "-" * len(text[0])
-    text = [text[0], rule, *text[1:-1], rule, text[-1], ""]
+    text = text_table(lines)
+    text = [*text[:-1], text[1], text[-1], ""]
     about = "" if plan.exact else "about "
     for number, regions in enumerate(plan.regions, start=1):
         pixels = regions * plan.region_pixels

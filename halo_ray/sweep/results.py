@@ -21,6 +21,7 @@ from halo_ray.data_report import save_figure
 from halo_ray.results import read_metrics
 from halo_ray.storage import Storage
 from halo_ray.sweep.space import FLOOR, Point, SearchSpace, configure
+from halo_ray.text_table import text_table
 
 CONFIDENCE = 0.95
 
@@ -73,13 +74,11 @@ def table(cells: Sequence[Cell], space: SearchSpace) -> str:
         [f"{curvature:g}", name, *(_text(found.get((curvature, name, budget))) for budget in budgets)]
         for curvature, name in product(space.curvature, space.acquisition)
     ]
-    widths = [max(len(line[column]) for line in (head, *lines)) for column in range(len(head))]
-    text = ["  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)) for line in (head, *lines)]
     notes = [f"mIoU in % by budget, mean ± {CONFIDENCE:.0%} interval over {space.seeds} seeds"]
     notes.append(f"in brackets: over {FLOOR} with the same seeds")
     if any(cell.stopped for cell in cells):
         notes.append("* seeds that were stopped early are left out; ** all were: mIoU after their last round")
-    return "\n".join([*(line.rstrip() for line in (text[0], "-" * len(text[0]), *text[1:])), "", *notes])
+    return "\n".join([*text_table([head, *lines], left=len(head)), "", *notes])
 
 
 def write_results(base: Config, space: SearchSpace) -> list[Cell]:

@@ -1,0 +1,149 @@
+"""The planner: its arithmetic against sums by hand, its measurements against a finished experiment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from halo_ray.acquisition.budget import RoundPlan
+from halo_ray.config import Config, config_to_yaml
+from halo_ray.execution import ExecutionConfig
+from halo_ray.planning.measure import Cost, Measured, size_of
+from halo_ray.planning.plan import Plan, plan_experiment, plan_text, reckon
+from halo_ray.storage import Storage
+from halo_ray.training.checkpoints import KEPT
+from halo_ray.training.config import TrainingConfig
+
+
+def found(rounds: int = 2) -> Measured:
+    names = ("pretrain", "train", "score", "select", "annotate", "evaluate", "evaluate two")
+    costs = {name: Cost(10.0 * place, 0.1 * place) for place, name in enumerate(names, start=1)}
+    return Measured(
+        images={"source": 100, "pool": 300, "validation": 50},
+        rounds=[RoundPlan(40 + number, "1/100") for number in range(rounds)],
+        pool_pixels=300 * 64 * 96,
+        exact=False,
+        costs={**costs, "start": Cost(7, 0), "inspect": Cost(0, 0.01)},
+        checkpoint=1000,
+        each={"candidates": 10, "maps": 2},
+    )
+
+
+def seconds(plan: Plan) -> dict[str, float]:
+    return {stage.name: stage.seconds for stage in plan.stages}
+
+
+def test_stages_cost_their_start_and_their_steps_or_images_each_time(configure: Callable[[], Config]) -> None:
+    config = configure()
+    config = replace(config, training=replace(config.training, pretrain_steps=600, round_steps=(100, 50)))
+    plan = reckon(config, found(), workers=0, gpu=False)
+    expected = {
+        "start": 7.0,
+        "inspect": 450 * 0.01,
+        "pretrain": 10 + 600 * 0.1,
+        "train": 2 * 20 + 150 * 0.2,
+        "control": 2 * 20 + 150 * 0.2 * 0.5,  # two source images of four
+        "score": 2 * (30 + 300 * 0.3),
+        "select": 2 * (40 + 300 * 0.4),
+        "annotate": 2 * (50 + 300 * 0.5),
+        "evaluate": (60 + 50 * 0.6) + 2 * (70 + 50 * 0.7),
+    }
+    assert seconds(plan) == pytest.approx(expected)
+    assert plan.seconds == pytest.approx(sum(expected.values()))
+    assert plan.gpu_hours == 0
+    assert plan.storage == {"checkpoints": 1000 * (1 + 2 + 2 + KEPT), "candidates": 6000, "maps": 1200, "features": 0}
+
+
+def test_gpus_are_counted_while_a_stage_holds_them(configure: Callable[[], Config]) -> None:
+    config = replace(configure(), execution=ExecutionConfig(max_actors=8, images_per_actor=100))
+    plan = reckon(config, found(), workers=4, gpu=True)
+    held = {stage.name: stage.gpus for stage in plan.stages}
+    assert held == {
+        **dict.fromkeys(("pretrain", "train", "control"), 4),
+        **dict.fromkeys(("start", "inspect", "select", "annotate"), 0),
+        "score": 3,
+        "evaluate": 1,
+    }
+    spent = seconds(plan)
+    hours = 4 * (spent["pretrain"] + spent["train"] + spent["control"]) + 3 * spent["score"] + spent["evaluate"]
+    assert plan.gpu_hours == pytest.approx(hours / 3600)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "stages", "judged"),
+    [("source_only", {"pretrain"}, 1), ("fully_supervised", {"pretrain", "train"}, 2)],
+)
+def test_protocols_that_buy_nothing(
+    configure: Callable[[], Config], protocol: str, stages: set[str], judged: int
+) -> None:
+    config = replace(configure(), training=TrainingConfig(protocol=protocol, round_steps=(30, 20)))
+    plan = reckon(config, found(rounds=0), workers=0, gpu=False)
+    assert set(seconds(plan)) == {"start", "inspect", "evaluate", *stages}
+    assert seconds(plan)["evaluate"] == pytest.approx(judged * (60 + 50 * 0.6))
+    if "train" in stages:
+        assert seconds(plan)["train"] == pytest.approx(20 + 50 * 0.2)
+    assert plan.storage["checkpoints"] == 1000 * (judged + KEPT)
+
+
+@pytest.fixture(scope="module")
+def planned(
+    cluster: None, dataset: Path, experiment: Config, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Config, Plan]:
+    """The plan of the experiment that has been run."""
+    config = replace(experiment, output_dir=str(tmp_path_factory.mktemp("plan") / "experiment"))
+    config = replace(config, execution=replace(config.execution, save_maps="all"))
+    return config, plan_experiment(config)
+
+
+def test_it_buys_and_leaves_nothing(planned: tuple[Config, Plan]) -> None:
+    assert list(Path(planned[0].output_dir).iterdir()) == []
+
+
+def test_it_says_what_each_round_will_buy(planned: tuple[Config, Plan], experiment: Config) -> None:
+    rounds = json.loads(Path(experiment.output_dir, "plan.json").read_text())["rounds"]
+    assert planned[1].regions == [each["regions"] for each in rounds]
+    text = plan_text(planned[1])
+    for number, each in enumerate(rounds, start=1):
+        assert f"round {number}: about {each['regions']} regions, {9 * each['regions']} pixels" in text
+
+
+def test_it_knows_the_stages_and_the_storage_of_the_run(planned: tuple[Config, Plan], experiment: Config) -> None:
+    plan, storage = planned[1], Storage(experiment.output_dir)
+    ran = {name for line in storage.read("metrics.jsonl").splitlines() for name in json.loads(line)["seconds"]}
+    assert {stage.name for stage in plan.stages} - {"start", "inspect"} == ran
+    assert all(stage.seconds > 0 for stage in plan.stages)
+    checkpoints = [size_of(storage, "pretrain/checkpoint")]
+    for number in (1, 2):
+        checkpoints += [size_of(storage, f"rounds/00{number}/{name}") for name in ("checkpoint", "control")]
+    whole = sum(checkpoints) + KEPT * max(checkpoints)
+    assert plan.storage["checkpoints"] == pytest.approx(whole, rel=0.05)
+    candidates = sum(size_of(storage, f"rounds/00{number}/candidates") for number in (1, 2))
+    assert candidates / 3 < plan.storage["candidates"] < candidates * 3
+    maps = size_of(storage, "rounds/001/maps")  # of the images with picks, which are all
+    assert plan.storage["maps"] == pytest.approx(2 * maps, rel=0.1)
+
+
+def test_the_job_plans_or_says_what_to_mend(
+    cluster: None,
+    configure: Callable[[], Config],
+    job: Callable[[str], ModuleType],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = configure()
+    file = tmp_path / "config.yaml"
+    file.write_text(config_to_yaml(config))
+    less = "--acquisition.budget=1e-6"
+    assert job("run_al").main([f"--config={file}", less, "--plan"]) == 2
+    assert "acquisition.budget" in capsys.readouterr().err
+    options = ["--training.protocol=source_only", "--training.pretrain_steps=1"]
+    assert job("run_al").main([f"--config={file}", *options, "--plan"]) == 0
+    said = capsys.readouterr().out
+    assert "GPU-hours" in said
+    assert "storage: " in said
+    assert not Path(config.output_dir, "stages").exists()
