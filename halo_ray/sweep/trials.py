@@ -62,14 +62,16 @@ def stopped_file(point: Point) -> str:
 
 
 def _sized(base: Config, how: SweepConfig) -> tuple[Config, int]:
-    """The configuration with as many actors as there is room for, and how many trials run at the same time."""
+    """The configuration with as many actors as there is room for, and how many trials run at the same time.
+
+    The pools of trials that run together must leave a CPU to load data, or all of them wait for ever.
+    """
     execution = base.execution
     workers = training_workers(execution, base.training.batches, base.most_workers)
     fewest = workers[0] if isinstance(workers, tuple) else workers
     if uses_gpu(execution):
         room = int(min(most("GPU"), 2**31)) // max(fewest, 1)
     else:
-        # One CPU is left to load data, as for a single experiment.
         trial = max(fewest * execution.cpus_per_worker, execution.min_actors * execution.cpus_per_actor)
         room = int((most("CPU") - 1) / trial)
     together = how.max_concurrent_trials or max(room, 1)
@@ -124,7 +126,7 @@ def _tune(base: Config, space: SearchSpace, how: SweepConfig, together: int, sto
     if not asha:
         storage.clear("stopped")
     watch = _Watch(base, storage, len(points))
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # a banner that verbose=0 does not silence
     name = uuid.uuid4().hex[:8]  # a name that exists would be overwritten, or resumed
     tuner = Tuner(
         tune.with_resources(

@@ -1,4 +1,4 @@
-"""One head for all tests that need a cluster with token authentication."""
+"""One head for all tests that need a cluster with token authentication; it ends when they are done."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from ray_head import ROOT, Head, ray_head
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What jobs without a working directory run: a copy of the code, as an image holds it."""
     copy = tmp_path_factory.mktemp("image") / "halo_ray"
@@ -19,7 +19,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def head(repository: Path) -> Iterator[Head]:
     with ray_head("--num-cpus=2", cwd=repository) as running:
         yield running
