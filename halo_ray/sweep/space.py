@@ -110,6 +110,8 @@ def open_sweep(base: Config, space: SearchSpace) -> Storage:
     """
     storage = Storage(base.output_dir)
     storage.check_writable()
+    if base.execution.shared_stages is not None:
+        Storage(base.execution.shared_stages).check_writable("execution.shared_stages")
     if storage.exists("stages"):
         raise InputError(f"{storage.uri} holds an experiment, not a sweep: name another output_dir")
     # As texts: JSON has no infinity, which some settings are.
