@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ import ray
 from halo_ray.acquisition.budget import RoundPlan, image_limit
 from halo_ray.acquisition.threshold import Sequences
 from halo_ray.cluster import ANYWHERE
+from halo_ray.coordinator import PARTS_AT_HOME
 from halo_ray.data.manifest import sizes
 from halo_ray.storage import Storage, round_directory
 
@@ -28,8 +29,8 @@ def covers(context: Context, published: Storage, result: dict[str, Any], plan: d
     """Whether a pass of the first round under another budget found all that this experiment would choose.
 
     The picks of an image come one after the other, so those that a lower limit allows are the first of them. The pass
-    left out what lies under its bound: nothing of that is chosen here if enough lies above it, which is counted in
-    tasks. It need not: the limits of a larger budget are rounded up, and may grow by more than the budget did.
+    left out what lies under its bound: nothing of that is chosen here if enough lies above it, which is counted.
+    It need not: the limits of a larger budget are rounded up, and may grow by more than the budget did.
 
     Args:
         published: holds the files.
@@ -75,18 +76,26 @@ def _has_enough(published: Storage, result: dict[str, Any], name: str, above: Ab
     bound = result["audit"][name]["bound"]
     if bound is None:
         return True
-    count, told = ray.remote(scheduling_strategy=ANYWHERE)(_count), ray.put(above)
-    files = published.files(result["candidates"][name])
-    return above.total(ray.get([count.remote(published.uri, path, told, bound) for path in files])) >= regions
+    files = [(published.uri, path, bound) for path in published.files(result["candidates"][name])]
+    return above.total(_each(_count, files, above)) >= regions
 
 
-def _count(source: str, path: str, above: Above, bound: float) -> npt.NDArray[np.int64]:
+def _each(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], common: Any) -> list[Any]:
+    """The results of calls that have their last argument in common; in tasks, where starting them is worth it."""
+    if len(calls) <= PARTS_AT_HOME:
+        return [function(*call, common) for call in calls]
+    task, shared = ray.remote(scheduling_strategy=ANYWHERE)(function), ray.put(common)
+    results: list[Any] = ray.get([task.remote(*call, shared) for call in calls])
+    return results
+
+
+def _count(source: str, path: str, bound: float, above: Above) -> npt.NDArray[np.int64]:
     file = pq.ParquetFile(path, filesystem=Storage(source).filesystem)
     return above.count(file.read(["row", "rank", "score"]), bound)
 
 
 def take_candidates(context: Context, published: Storage, result: dict[str, Any]) -> dict[str, Any]:
-    """Copies what this experiment may choose from out of a pass that covers it; in tasks, file by file.
+    """Copies what this experiment may choose from out of a pass that covers it; file by file.
 
     Args:
         published: holds the files.
@@ -101,14 +110,13 @@ def take_candidates(context: Context, published: Storage, result: dict[str, Any]
     attempt = f"{at}/candidates/{uuid.uuid4().hex[:8]}"
     theirs = {name: result["candidates"][name] for name in context.functions}
     own = {name: f"{attempt}/{directory.rpartition('/')[2]}" for name, directory in theirs.items()}
-    copy, limits = ray.remote(scheduling_strategy=ANYWHERE)(_copy), ray.put(_limits(context))
-    copied = []
+    copies, limits = [], _limits(context)
     for name, directory in theirs.items():
         storage.filesystem.create_dir(storage.path(own[name]), recursive=True)
         for path in published.files(directory):
             file = f"{own[name]}/{path.rpartition('/')[2]}"
-            copied.append(copy.remote(published.uri, path, storage.uri, file, limits))
-    ray.get(copied)
+            copies.append((published.uri, path, storage.uri, file))
+    _each(_copy, copies, limits)
     return {
         "candidates": own,
         "audit": {name: result["audit"][name] for name in own},
