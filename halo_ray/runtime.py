@@ -57,7 +57,7 @@ def ray_session(config: ExecutionConfig) -> Iterator[None]:
         _connect(config)
     try:
         wait_for_node(config)
-        if _address(config) is None:
+        if joined_address(config) is None:
             _check_machine(config)  # a cluster that is joined may still grow
         elif own:
             keep_stream_actors_here()
@@ -114,7 +114,7 @@ def _check_machine(config: ExecutionConfig) -> None:
             )
 
 
-def _address(config: ExecutionConfig) -> str | None:
+def joined_address(config: ExecutionConfig) -> str | None:
     """The cluster to join; None: a private one."""
     return config.ray_address or os.environ.get("RAY_ADDRESS") or None
 
@@ -127,7 +127,7 @@ def _connect(config: ExecutionConfig) -> None:
         for name in ("ray", "ray.data", "ray.train", "ray.tune"):
             logging.getLogger(name).setLevel(logging.ERROR)
     level = logging.INFO if config.verbose else logging.ERROR
-    address = _address(config)
+    address = joined_address(config)
     where = f"at {address}" if address else "on this machine"
     advice = "check execution.ray_address"
     try:

@@ -34,9 +34,12 @@ def main(arguments: list[str]) -> int:
 
 def sweep(arguments: list[str]) -> None:
     options, rest = _parse(arguments)
+    if any(option.partition("=")[0] == "--seed" for option in rest):
+        raise InputError("--seed means nothing to a sweep, whose seeds are 0, 1, ...: say how many with --seeds")
     base = parse_config(rest, PRESETS)
     if not any(option.partition("=")[0] == "--output_dir" for option in rest):
-        base = replace(base, output_dir=f"{base.output_dir}-sweep")  # there, an experiment may lie
+        place, mark, options_of_store = base.output_dir.partition("?")
+        base = replace(base, output_dir=f"{place}-sweep{mark}{options_of_store}")  # there, an experiment may lie
     space = SearchSpace.of(base, options.curvature, options.budget, options.acquisition, options.seeds)
     print(f"{len(space.points())} trials in {base.output_dir}", flush=True)
     cells = run_sweep(base, space, SweepConfig(options.scheduler, options.max_concurrent_trials))

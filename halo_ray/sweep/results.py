@@ -16,11 +16,10 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from halo_ray.config import Config
-from halo_ray.context import finished_rounds
 from halo_ray.data_report import save_figure
 from halo_ray.results import read_metrics
 from halo_ray.storage import Storage
-from halo_ray.sweep.space import FLOOR, Point, SearchSpace, configure
+from halo_ray.sweep.space import FINISHED, FLOOR, STOPPED, Point, SearchSpace, configure, status
 from halo_ray.text_table import text_table
 
 CONFIDENCE = 0.95
@@ -39,7 +38,7 @@ class Cell:
     budget: float
     acquisition: str
     miou: float
-    """Mean over the seeds that were finished; where none was, over those that were stopped, after their last round."""
+    """Mean over the seeds that were finished; where none was, over the others, after their last round."""
     interval: float | None
     """Half the width of the 95 % interval of that mean (Student's t); None for a single seed."""
     over_floor: float | None
@@ -53,6 +52,8 @@ class Cell:
     """Seeds."""
     stopped: int
     """Seeds that were stopped before their last round."""
+    open: int
+    """Seeds that failed, were interrupted or still run."""
     values: list[float]
     """mIoU of the seeds that ``miou`` is the mean of."""
 
@@ -78,6 +79,8 @@ def table(cells: Sequence[Cell], space: SearchSpace) -> str:
     notes.append(f"in brackets: over {FLOOR} with the same seeds")
     if any(cell.stopped for cell in cells):
         notes.append("* seeds that were stopped early are left out; ** all were: mIoU after their last round")
+    if any(cell.open for cell in cells):
+        notes.append("? seeds are not done; without any other, mIoU after the last round so far")
     return "\n".join([*text_table([head, *lines], left=len(head)), "", *notes])
 
 
@@ -95,17 +98,16 @@ def write_results(base: Config, space: SearchSpace) -> list[Cell]:
     return cells
 
 
-def _last(base: Config, point: Point) -> tuple[dict[str, Any], bool] | None:
-    """The last record of a trial, and whether it is finished; None where it has none."""
-    config = configure(base, point)
-    storage = Storage(config.output_dir)
+def _last(base: Config, point: Point) -> tuple[dict[str, Any], str] | None:
+    """The last record of a trial, and its status; None where it has none."""
+    storage = Storage(configure(base, point).output_dir)
     if not storage.exists("metrics.jsonl"):
         return None
-    return read_metrics(storage)[-1], finished_rounds(config) is not None
+    return read_metrics(storage)[-1], status(base, point)
 
 
 def _cell(
-    rows: dict[Point, tuple[dict[str, Any], bool]],
+    rows: dict[Point, tuple[dict[str, Any], str]],
     space: SearchSpace,
     curvature: float,
     acquisition: str,
@@ -115,12 +117,13 @@ def _cell(
     own = {seed: rows[point] for seed in seeds if (point := Point(curvature, budget, acquisition, seed)) in rows}
     if not own:
         return None
-    finished = {seed: row for seed, (row, done) in own.items() if done}
+    finished = {seed: row for seed, (row, how) in own.items() if how == FINISHED}
+    stopped = sum(how == STOPPED for _, how in own.values())
     shown = finished or {seed: row for seed, (row, _) in own.items()}
     floor = {
         seed: row[0]["miou"]
         for seed in finished
-        if (row := rows.get(Point(curvature, budget, FLOOR, seed))) is not None and row[1]
+        if (row := rows.get(Point(curvature, budget, FLOOR, seed))) is not None and row[1] == FINISHED
     }
     values = [row["miou"] for row in shown.values()]
     over = [finished[seed]["miou"] - miou for seed, miou in floor.items()] if acquisition != FLOOR else []
@@ -135,7 +138,8 @@ def _cell(
         pixels=float(np.mean([row["pixels"] for row in shown.values()])),
         share=float(np.mean([row["budget_spent"] for row in shown.values()])),
         finished=len(finished),
-        stopped=len(own) - len(finished),
+        stopped=stopped,
+        open=len(own) - len(finished) - stopped,
         values=values,
     )
 
@@ -154,7 +158,7 @@ def _text(cell: Cell | None) -> str:
     text = f"{100 * cell.miou:.1f}{_plus_minus(cell.interval)}"
     if cell.over_floor is not None:
         text += f" ({100 * cell.over_floor:+.1f}{_plus_minus(cell.over_floor_interval)})"
-    return text + ("" if not cell.stopped else "*" if cell.finished else "**")
+    return text + ("" if not cell.stopped else "*" if cell.finished else "**") + ("?" if cell.open else "")
 
 
 def _plus_minus(interval: float | None) -> str:
@@ -177,7 +181,7 @@ def _plot(cells: Sequence[Cell], space: SearchSpace, storage: Storage) -> None:
     panels[0].set_ylabel("mIoU on the target, %")
     panels[-1].legend()
     seeds = f"{space.seeds} seeds, bars: {CONFIDENCE:.0%} interval" if space.seeds > 1 else "one seed"
-    stopped = "; hollow: stopped early" if any(not cell.finished for cell in cells) else ""
+    stopped = "; hollow: not all rounds" if any(not cell.finished for cell in cells) else ""
     figure.suptitle(f"What the budget gave: {seeds}{stopped}", fontsize=10)
     save_figure(figure, storage, "sweep.png")
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from halo_ray.config import Config
 from halo_ray.runtime import ray_session
+from halo_ray.storage import Storage
 from halo_ray.sweep.results import Cell, write_results
 from halo_ray.sweep.space import SearchSpace, open_sweep
 from halo_ray.sweep.trials import SweepConfig, run_trials
@@ -15,6 +18,8 @@ def run_sweep(base: Config, space: SearchSpace, how: SweepConfig) -> list[Cell]:
     Raises:
         InputError: the directory holds another sweep, a trial failed, or something must be mended before any can begin.
     """
+    # Trials run in directories of their own.
+    base = replace(base, output_dir=Storage(base.output_dir).uri)
     storage = open_sweep(base, space)
     try:
         with ray_session(base.execution):

@@ -8,6 +8,7 @@ from itertools import product
 from typing import Any
 
 from halo_ray.config import Config, config_to_yaml, identity
+from halo_ray.context import finished_rounds
 from halo_ray.errors import InputError
 from halo_ray.storage import Storage
 
@@ -15,6 +16,9 @@ FLOOR = "random"
 """The acquisition function that every sweep has: what the others must beat."""
 
 SWEPT = ("seed", "model.curvature", "acquisition.budget", "acquisition.function")
+
+FINISHED, STOPPED, OPEN = "finished", "stopped", "open"
+"""Of a trial: all rounds are done, the scheduler stopped it, or it was not begun, failed or was interrupted."""
 
 _FILE = "sweep.json"
 
@@ -100,6 +104,18 @@ def configure(base: Config, point: Point) -> Config:
             shared_stages=base.execution.shared_stages or Storage(base.output_dir).below("shared").uri,
         ),
     )
+
+
+def stopped_file(point: Point) -> str:
+    """Says that a trial was stopped before its last round, and after which."""
+    return f"stopped/{point.name}.json"
+
+
+def status(base: Config, point: Point) -> str:
+    """How a trial stands: FINISHED, STOPPED or OPEN."""
+    if finished_rounds(configure(base, point)) is not None:
+        return FINISHED
+    return STOPPED if Storage(base.output_dir).exists(stopped_file(point)) else OPEN
 
 
 def open_sweep(base: Config, space: SearchSpace) -> Storage:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import uuid
 from collections.abc import Mapping
@@ -14,16 +13,16 @@ from ray import tune
 from ray.tune import Callback, FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig, Tuner
 from ray.tune.experiment import Trial
 
-from halo_ray.cluster import ANYWHERE, check_shared, most, training_workers, uses_gpu
+from halo_ray.cluster import ANYWHERE, autoscales, check_shared, most, training_workers, uses_gpu
 from halo_ray.config import Config
 from halo_ray.context import finished_rounds
 from halo_ray.errors import InputError, one_line
 from halo_ray.experiment import prepare_experiment, run_experiment
 from halo_ray.results import read_metrics
-from halo_ray.runtime import input_error
+from halo_ray.runtime import input_error, joined_address
 from halo_ray.storage import Storage
 from halo_ray.sweep.scheduler import POINT, AshaWithinBudget
-from halo_ray.sweep.space import Point, SearchSpace, configure
+from halo_ray.sweep.space import FINISHED, STOPPED, Point, SearchSpace, configure, status, stopped_file
 
 DRIVER = {"memory": 2**20}
 """What Ray reserves for a trial's own process: nearly nothing, as for the driver of a job. What computes reserves for
@@ -56,31 +55,44 @@ def run_trials(base: Config, space: SearchSpace, how: SweepConfig, storage: Stor
     _tune(base, space, how, together, storage)
 
 
-def stopped_file(point: Point) -> str:
-    """Says that a trial was stopped before its last round, and after which."""
-    return f"stopped/{point.name}.json"
-
-
 def _sized(base: Config, how: SweepConfig) -> tuple[Config, int]:
-    """The configuration with as many actors as there is room for, and how many trials run at the same time.
+    """The configuration with what the cluster decides filled in, alike for all trials, and how many run together.
 
     The pools of trials that run together must leave a CPU to load data, or all of them wait for ever.
+
+    Raises:
+        InputError: more are asked for than there is room for.
     """
-    execution = base.execution
+    execution, gpu = base.execution, uses_gpu(base.execution)
     workers = training_workers(execution, base.training.batches, base.most_workers)
-    fewest = workers[0] if isinstance(workers, tuple) else workers
-    if uses_gpu(execution):
-        room = int(min(most("GPU"), 2**31)) // max(fewest, 1)
+    if gpu:
+        workers = workers or 1  # a trial's own process has no GPU reserved
+        fewest = workers[0] if isinstance(workers, tuple) else workers
+        room = fit = int(min(most("GPU"), 2**31)) // fewest
+        actors = execution.max_actors
     else:
-        trial = max(fewest * execution.cpus_per_worker, execution.min_actors * execution.cpus_per_actor)
-        room = int((most("CPU") - 1) / trial)
-    together = how.max_concurrent_trials or max(room, 1)
-    if not uses_gpu(execution):
-        actors = max(1, math.floor((most("CPU") - 1) / execution.cpus_per_actor / together))
-        actors = min(actors, execution.max_actors)
-        execution = replace(execution, max_actors=actors, min_actors=min(execution.min_actors, actors))
-        base = replace(base, execution=execution)
-    return base, together
+        cpus, largest = most("CPU"), workers[1] if isinstance(workers, tuple) else workers
+        reserved = max(largest * execution.cpus_per_worker, execution.min_actors * execution.cpus_per_actor)
+        room = int((cpus - 1) / reserved)
+        # What trains in the trial's own process reserves nothing, and computes all the same.
+        fit = room if workers else min(room, int(cpus / base.training.threads))
+        together = how.max_concurrent_trials or max(fit, 1)
+        actors = min(max(int((cpus - 1) / execution.cpus_per_actor / together), 1), execution.max_actors)
+    if (how.max_concurrent_trials or 1) > max(room, 1) and not autoscales():
+        raise InputError(
+            f"--max_concurrent_trials is {how.max_concurrent_trials}, but the Ray cluster has room for {max(room, 1)} "
+            "trials at the same time: lower it"
+        )
+    execution = replace(
+        execution,
+        device="cuda" if gpu else "cpu",
+        num_workers=workers,
+        max_actors=actors,
+        min_actors=min(execution.min_actors, actors),
+        # Trials do not see the driver's RAY_ADDRESS: on a cluster that may grow they must not count what is there.
+        ray_address=joined_address(execution),
+    )
+    return replace(base, execution=execution), how.max_concurrent_trials or max(fit, 1)
 
 
 def _prepare(base: Config, space: SearchSpace, together: int) -> None:
@@ -106,18 +118,29 @@ def _prepare(base: Config, space: SearchSpace, together: int) -> None:
 def _all_of(configs: list[Config], together: int, *, only_features: bool) -> None:
     """Prepares the experiments in processes of their own, so many at the same time."""
     options = {"num_cpus": 0, "max_retries": 3, "scheduling_strategy": ANYWHERE}
-    task = ray.remote(**options)(prepare_experiment)
+    task = ray.remote(**options)(_prepare_one)
     waiting, running = list(configs), set[Any]()
     try:
         while waiting or running:
             while waiting and len(running) < together:
-                running.add(task.remote(waiting.pop(0), only_features=only_features))
+                running.add(task.remote(os.getcwd(), waiting.pop(0), only_features))
             done, rest = ray.wait(list(running))
             running = set(rest)
             ray.get(done)
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
+
+
+def _prepare_one(directory: str, config: Config, only_features: bool) -> None:
+    _enter(directory)
+    prepare_experiment(config, only_features=only_features)
+
+
+def _enter(directory: str) -> None:
+    """Goes where the driver is, if this node has that: relative paths of the configuration begin there."""
+    if os.path.isdir(directory):
+        os.chdir(directory)
 
 
 def _tune(base: Config, space: SearchSpace, how: SweepConfig, together: int, storage: Storage) -> None:
@@ -130,7 +153,8 @@ def _tune(base: Config, space: SearchSpace, how: SweepConfig, together: int, sto
     name = uuid.uuid4().hex[:8]  # a name that exists would be overwritten, or resumed
     tuner = Tuner(
         tune.with_resources(
-            tune.with_parameters(_trial, base=base, replay=asha), PlacementGroupFactory([DRIVER], strategy="PACK")
+            tune.with_parameters(_trial, directory=os.getcwd(), base=base, replay=asha),
+            PlacementGroupFactory([DRIVER], strategy="PACK"),
         ),
         param_space={POINT: tune.grid_search([asdict(point) for point in points])},
         tune_config=TuneConfig(
@@ -153,15 +177,21 @@ def _tune(base: Config, space: SearchSpace, how: SweepConfig, together: int, sto
     errors = [error for error in results.errors if error is not None]
     if errors:
         said = input_error(errors[0]) or f"a process failed ({one_line(errors[0])[-300:]})"
-        raise InputError(f"{len(errors)} of {len(points)} trials failed, the others are done; the first: {said}")
+        raise InputError(f"{len(errors)} of {len(points)} trials failed; the first: {said}")
+    # Ray Tune returns as if nothing had been when it is interrupted.
+    open_ones = [point for point in points if status(base, point) not in (FINISHED, STOPPED)]
+    if open_ones:
+        raise InputError(f"{len(open_ones)} of {len(points)} trials are not done: the same command continues them")
 
 
-def _trial(params: Mapping[str, Any], base: Config, replay: bool) -> None:
+def _trial(params: Mapping[str, Any], directory: str, base: Config, replay: bool) -> None:
     """What Ray Tune runs for each point.
 
     Args:
+        directory: of the driver; Ray Tune has gone to one of its own.
         replay: a trial that was stopped before says again what it reached, for others to be compared with.
     """
+    _enter(directory)
     point = Point(**params[POINT])
     config, storage = configure(base, point), Storage(base.output_dir)
     if replay and storage.exists(stopped_file(point)):

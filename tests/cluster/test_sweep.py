@@ -31,11 +31,21 @@ class Sweep:
 
 
 def start(head: Head, directory: Path, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "jobs/sweep.py", "--preset", "tiny", "--curvature", *CURVATURES, "--budget", "0.01"]
+    """In the directory above, by relative paths, as a user would."""
+    command = [
+        sys.executable,
+        str(ROOT / "jobs/sweep.py"),
+        "--preset",
+        "tiny",
+        "--curvature",
+        *CURVATURES,
+        "--budget",
+        "0.01",
+    ]
     command += ["--acquisition", "halo", "--scheduler", "asha", "--max_concurrent_trials", str(TOGETHER)]
     return subprocess.Popen(
-        [*command, "--output_dir", str(directory), *options],
-        cwd=ROOT,
+        [*command, "--output_dir", directory.name, "--execution.shared_stages", "store", *options],
+        cwd=directory.parent,
         env={**head.environment, "RAY_ADDRESS": head.gcs},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -44,7 +54,7 @@ def start(head: Head, directory: Path, *options: str) -> subprocess.Popen[str]:
 
 
 def entries(directory: Path) -> dict[str, int]:
-    return {path.parent.name: path.stat().st_mtime_ns for path in directory.glob("shared/*/stage.json")}
+    return {path.parent.name: path.stat().st_mtime_ns for path in directory.parent.glob("store/*/stage.json")}
 
 
 @pytest.fixture(scope="module")

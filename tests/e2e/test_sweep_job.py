@@ -16,6 +16,7 @@ MISTAKES = {
     "no seeds": (["--seeds", "0"], ["--seeds is 0"]),
     "unknown scheduler": (["--scheduler", "hyperband"], ["--scheduler", "asha"]),
     "no trial at a time": (["--max_concurrent_trials", "0"], ["--max_concurrent_trials is 0"]),
+    "a single seed": (["--seed", "7"], ["--seed ", "--seeds"]),
     "unknown option": (["--seed_count", "3"], ["--seed_count"]),
     "nothing is bought": (["--training.protocol", "source_only"], ["training.protocol source_only"]),
     "geometry without curvature": (

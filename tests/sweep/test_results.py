@@ -20,7 +20,7 @@ from halo_ray.config import Config, config_to_yaml
 from halo_ray.context import report_stage
 from halo_ray.storage import Stages, Storage
 from halo_ray.sweep.results import Cell, half_interval, read_cells, table, write_results
-from halo_ray.sweep.space import FLOOR, Point, SearchSpace, configure
+from halo_ray.sweep.space import FLOOR, Point, SearchSpace, configure, stopped_file
 
 CURVATURES, BUDGETS, FUNCTIONS = (0.5, 2.0), (0.01, 0.05), ("halo", FLOOR)
 SIZES = [(100, 100)] * 5
@@ -57,6 +57,12 @@ def ran(base: Config, point: Point, mious: list[float]) -> None:
     storage.write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
     if len(mious) == ROUNDS + 1:
         Stages(storage).run(report_stage(ROUNDS), dict)
+
+
+def was_stopped(base: Config, point: Point, mious: list[float]) -> None:
+    """Leaves a trial as the scheduler does that stops it."""
+    ran(base, point, mious)
+    Storage(base.output_dir).write_json(stopped_file(point), {"round": len(mious) - 1, "miou": mious[-1]})
 
 
 Mious = dict[Point, float]
@@ -138,7 +144,7 @@ def test_one_seed_has_no_interval(base: Config) -> None:
 def test_a_stopped_trial_is_left_out_beside_finished_ones(base: Config, space: SearchSpace) -> None:
     stopped = Point(0.5, 0.01, "halo", 1)
     mious = run_all(base, space, but=(stopped,))
-    ran(base, stopped, [0.2, 0.9])
+    was_stopped(base, stopped, [0.2, 0.9])
     cells = by_key(read_cells(base, space))
     cell = cells[0.5, 0.01, "halo"]
     own, floor = ([of_cell(mious, cell, name)[seed] for seed in (0, 2)] for name in ("halo", FLOOR))
@@ -154,7 +160,7 @@ def test_where_all_were_stopped_their_last_rounds_are_shown(base: Config, space:
     stopped = [Point(0.5, 0.05, "halo", seed) for seed in range(3)]
     run_all(base, space, but=tuple(stopped))
     for point, last in zip(stopped, ([0.1, 0.4], [0.1, 0.5], [0.2]), strict=True):
-        ran(base, point, last)
+        was_stopped(base, point, last)
     cell = by_key(read_cells(base, space))[0.5, 0.05, "halo"]
     assert (cell.finished, cell.stopped) == (0, 3)
     assert cell.values == [0.4, 0.5, 0.2]
@@ -175,7 +181,7 @@ def test_only_seeds_that_the_floor_finished_are_paired(base: Config, space: Sear
         assert cell.over_floor == pytest.approx(np.mean(np.subtract(own, floor)))
         assert cell.over_floor_interval == pytest.approx(half(stats.ttest_rel(own, floor).confidence_interval(0.95)))
     assert cells[0.5, 0.01, FLOOR].finished == 2
-    assert (cells[0.5, 0.05, FLOOR].finished, cells[0.5, 0.05, FLOOR].stopped) == (2, 1)
+    assert (cells[0.5, 0.05, FLOOR].finished, cells[0.5, 0.05, FLOOR].open) == (2, 1)
 
 
 def test_a_trial_that_never_began_is_missing(base: Config, space: SearchSpace) -> None:
@@ -211,7 +217,7 @@ def test_the_table_has_a_column_for_each_budget_and_a_line_for_each_function(bas
     of = {key: [p for p in points if (p.curvature, p.budget, p.acquisition) == key] for key in (partly, wholly, gone)}
     run_all(base, wide, but=(of[partly][1], *of[wholly], *of[gone]))
     for point in (of[partly][1], *of[wholly]):
-        ran(base, point, [0.2, 0.333])
+        was_stopped(base, point, [0.2, 0.333])
     cells = read_cells(base, wide)
     found, text = by_key(cells), table(cells, wide)
     lines = shown(text)
@@ -235,6 +241,18 @@ def test_the_table_has_a_column_for_each_budget_and_a_line_for_each_function(bas
     assert "**" in text.partition("\n\n")[2]
 
 
+def test_a_trial_that_failed_is_not_taken_for_one_that_was_stopped(base: Config, space: SearchSpace) -> None:
+    failed = Point(0.5, 0.01, "halo", 1)
+    run_all(base, space, but=(failed,))
+    ran(base, failed, [0.2, 0.9])
+    cells = read_cells(base, space)
+    cell = by_key(cells)[0.5, 0.01, "halo"]
+    assert (cell.finished, cell.stopped, cell.open) == (2, 0, 1)
+    text = table(cells, space)
+    assert "*" not in text
+    assert "? seeds are not done" in text
+
+
 def test_stars_are_explained_only_where_they_stand(base: Config, space: SearchSpace) -> None:
     run_all(base, space)
     assert "*" not in table(read_cells(base, space), space)
@@ -243,7 +261,7 @@ def test_stars_are_explained_only_where_they_stand(base: Config, space: SearchSp
 def test_the_files_say_the_same(base: Config, space: SearchSpace) -> None:
     stopped = Point(0.5, 0.01, "halo", 1)
     run_all(base, space, but=(stopped, Point(0.5, 0.05, FLOOR, 0)))
-    ran(base, stopped, [0.2, 0.9])
+    was_stopped(base, stopped, [0.2, 0.9])
     cells = write_results(base, space)
     stored = json.loads(Path(base.output_dir, "results.json").read_text())
     assert stored == [asdict(cell) for cell in cells]
