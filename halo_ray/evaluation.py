@@ -15,7 +15,7 @@ from halo_ray.data.decoding import DecodeImages, Pixels, pixels
 from halo_ray.data.features import Features, network_input
 from halo_ray.features import stored_features
 from halo_ray.models.segmenter import Segmenter
-from halo_ray.pipeline import arrow_batches, compute_on_actors
+from halo_ray.pipeline import Computation
 from halo_ray.prediction import Inputs, predict, with_mirror_image
 from halo_ray.progress import progress
 from halo_ray.quality import Counts, confusion_matrix, quality
@@ -78,7 +78,7 @@ def evaluate(context: Context, label: str, *checkpoints: str) -> list[dict[str, 
     """
     names = context.classes.classes
     table, flip, features = context.splits.validation, context.config.evaluation.flip, stored_features(context)
-    results = compute_on_actors(
+    computation = Computation(
         table,
         DecodeImages(context.input_size, context.classes, features=features, split="validation", mirrored=flip),
         Evaluator,
@@ -89,7 +89,7 @@ def evaluate(context: Context, label: str, *checkpoints: str) -> list[dict[str, 
     images = 0
     with (
         progress(f"{label} evaluate", table.num_rows, "image", lambda: images, context.gauges),
-        arrow_batches(results) as batches,
+        computation.batches() as batches,
     ):
         for batch in batches:
             for row in batch["confusions"].to_pylist():

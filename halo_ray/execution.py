@@ -25,7 +25,7 @@ class ExecutionConfig:
     min_actors: int = 1
     """The fewest inference actors (scoring, evaluation)."""
     max_actors: int = 2
-    """The most inference actors."""
+    """The most inference actors; 0 computes in the driver's own process (no start-up), which pays for few images."""
     images_per_actor: int = 256
     """An inference actor is added for every so many images: it must load torch and the model first."""
     cpus_per_actor: float = 0.5
@@ -56,13 +56,13 @@ class ExecutionConfig:
     """Show Ray's own log."""
 
     def __post_init__(self) -> None:
-        for key in ("min_actors", "max_actors", "images_per_actor", "batch_images", "block_images"):
+        for key in ("min_actors", "images_per_actor", "batch_images", "block_images"):
             if getattr(self, key) < 1:
                 raise InputError(f"execution.{key} is {getattr(self, key)}: it must be at least 1")
         for key in ("cpus_per_worker", "cpus_per_actor", "node_seconds"):
             if not 0 < getattr(self, key) < math.inf:
                 raise InputError(f"execution.{key} is {getattr(self, key)}: it must be above 0")
-        for key in ("checkpoint_steps", "max_failures"):
+        for key in ("max_actors", "checkpoint_steps", "max_failures"):
             if getattr(self, key) < 0:
                 raise InputError(f"execution.{key} is {getattr(self, key)}: it must be 0 or more")
         if not 0 <= self.warn_share <= 1:
@@ -75,7 +75,7 @@ class ExecutionConfig:
             )
         if isinstance(self.num_workers, int) and self.num_workers < 0:
             raise InputError(f"execution.num_workers is {self.num_workers}: it must be 0 or more")
-        if self.min_actors > self.max_actors:
+        if self.min_actors > self.max_actors > 0:
             raise InputError(
                 f"execution.min_actors {self.min_actors} is more than execution.max_actors {self.max_actors}"
             )

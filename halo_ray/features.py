@@ -13,7 +13,7 @@ from halo_ray.data.features import Features, MapShape, feature_file, network_inp
 from halo_ray.data.manifest import SPLITS
 from halo_ray.errors import InputError
 from halo_ray.models.build import ModelConfig, build_model
-from halo_ray.pipeline import arrow_batches, compute_on_actors
+from halo_ray.pipeline import Computation
 from halo_ray.progress import progress
 from halo_ray.runtime import SCORING_THREADS
 from halo_ray.shared_stages import stage_entry
@@ -99,11 +99,11 @@ def _of_split(context: Context, split: str, storage: Storage) -> tuple[str, Any]
     height, width = size = config.data.source_size if split == "source" else context.input_size
     classes, seed = len(context.classes.classes), context.round_seed(0)
     job = FeatureJob(storage.uri, context.model, classes, split, size, seed)
-    results = compute_on_actors(table, DecodeImages(size), FeatureExtractor, {"job": job}, config.execution)
+    computation = Computation(table, DecodeImages(size), FeatureExtractor, {"job": job}, config.execution)
     done, shapes = 0, None
     with (
         progress(f"features of {split}", table.num_rows, "image", lambda: done, context.gauges),
-        arrow_batches(results) as batches,
+        computation.batches() as batches,
     ):
         for batch in batches:
             done += batch.num_rows

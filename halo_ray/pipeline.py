@@ -1,15 +1,20 @@
-"""Ray Data streams over a manifest: blocks of rows, decoded in tasks, computed on an autoscaling pool of actors."""
+"""Ray Data streams over a manifest: blocks of rows, decoded in tasks, computed on an autoscaling pool of actors.
+
+For few images an actor takes longer to start than to compute: execution.max_actors 0 computes in the driver's process.
+"""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray
 import ray.data
 from ray.util.annotations import RayDeprecationWarning
 
@@ -20,6 +25,7 @@ from halo_ray.data.listing import MANIFEST
 from halo_ray.data.manifest import SPLITS, Splits
 from halo_ray.execution import ExecutionConfig
 from halo_ray.progress import progress
+from halo_ray.runtime import inference_here
 
 Transform = Callable[[pa.Table], pa.Table]
 
@@ -49,28 +55,56 @@ def arrow_batches(
         yield iterator
 
 
-def compute_on_actors(
-    table: pa.Table, decode: Transform, worker: type[Any], arguments: dict[str, Any], config: ExecutionConfig
-) -> ray.data.Dataset:
-    """Decoded batches of ``table`` through actors of the class ``worker``, each made with ``arguments``.
+@dataclass(frozen=True)
+class Computation:
+    """Decoded batches of a table through instances of a class: actors, or one in this process.
 
-    Batches and blocks are transport only: ``worker`` must give each image the same result in any company.
+    Batches and blocks are transport only: the class must give each image the same result in any company.
     """
-    gpu = uses_gpu(config)
-    actors = actors_for(table.num_rows, config)
-    return stream(table, config.block_images, decode).map_batches(
-        worker,
-        fn_constructor_kwargs={**arguments, "device": "cuda" if gpu else "cpu"},
-        compute=ray.data.ActorPoolStrategy(min_size=min(config.min_actors, actors), max_size=actors),
-        batch_size=config.batch_images,
-        batch_format="pyarrow",
-        num_cpus=config.cpus_per_actor,
-        num_gpus=1 if gpu else 0,
-    )
+
+    table: pa.Table
+    decode: Transform
+    worker: type[Any]
+    arguments: dict[str, Any]
+    """With which each instance is made, beside ``device``."""
+    config: ExecutionConfig
+
+    @contextmanager
+    def batches(self) -> Iterator[Iterator[pa.Table]]:
+        """The results, batch after batch in the order of the table; computing ends with the body."""
+        if self.config.max_actors:
+            with arrow_batches(self._on_actors()) as results:
+                yield results
+            return
+        decoded = stream(self.table, self.config.block_images, self.decode)
+        with inference_here(), arrow_batches(decoded, self.config.batch_images) as batches:
+            yield map(self.worker(**self._arguments()), batches)
+
+    def results(self) -> ray.data.Dataset:
+        """The same as a stream, to be written where it is computed; here, it has been computed when this returns."""
+        if self.config.max_actors:
+            return self._on_actors()
+        with self.batches() as batches:
+            return ray.data.from_arrow_refs([ray.put(batch) for batch in batches])
+
+    def _on_actors(self) -> ray.data.Dataset:
+        config, actors = self.config, actors_for(self.table.num_rows, self.config)
+        return stream(self.table, config.block_images, self.decode).map_batches(
+            self.worker,
+            fn_constructor_kwargs=self._arguments(),
+            compute=ray.data.ActorPoolStrategy(min_size=min(config.min_actors, actors), max_size=actors),
+            batch_size=config.batch_images,
+            batch_format="pyarrow",
+            num_cpus=config.cpus_per_actor,
+            num_gpus=1 if uses_gpu(config) else 0,
+        )
+
+    def _arguments(self) -> dict[str, Any]:
+        return {**self.arguments, "device": "cuda" if uses_gpu(self.config) else "cpu"}
 
 
 def actors_for(images: int, config: ExecutionConfig) -> int:
-    """How many actors so many images may have at the most."""
+    """How many actors so many images may have at the most; 0: the driver's own process computes."""
     return min(config.max_actors, -(-images // config.images_per_actor))
 
 

@@ -20,7 +20,7 @@ from halo_ray.data.listing import Root, manifest
 from halo_ray.data.transforms import View
 from halo_ray.errors import BadRecordError, InputError
 from halo_ray.execution import ExecutionConfig
-from halo_ray.pipeline import arrow_batches, compute_on_actors
+from halo_ray.pipeline import Computation
 from halo_ray.prediction import predict, with_mirror_image
 from halo_ray.progress import progress
 from halo_ray.results import CHECKPOINTS
@@ -179,8 +179,8 @@ def predict_images(
     target.check_writable()
     job = PredictionJob(storage.uri, name, target.uri, (shown[0], shown[1]), flip, overlay)
     done, problems = 0, []
-    results = compute_on_actors(table, ReadImages(job.size), Predictor, {"job": job}, execution)
-    with progress("predict", table.num_rows, "image", lambda: done), arrow_batches(results) as batches:
+    computation = Computation(table, ReadImages(job.size), Predictor, {"job": job}, execution)
+    with progress("predict", table.num_rows, "image", lambda: done), computation.batches() as batches:
         for batch in batches:
             done += batch.num_rows
             problems += [row for row in batch.to_pylist() if row["problem"] is not None]

@@ -77,6 +77,28 @@ class StepBoard:
         return min(self._steps.values(), default=0)
 
 
-def start_board() -> ActorProxy[StepBoard]:
-    """An actor of that class; it takes no CPU from the work."""
-    return ray.remote(num_cpus=0, scheduling_strategy=here())(StepBoard).remote()
+class SharedStepBoard(StepBoard):
+    """One for training processes that are not the driver's own."""
+
+    def __init__(self, actor: ActorProxy[StepBoard]) -> None:
+        self._actor = actor
+
+    def set(self, rank: int, step: int, processes: int) -> None:
+        self._actor.set.remote(rank, step, processes)  # nobody waits for it
+
+    def least(self) -> int:
+        return int(ray.get(self._actor.least.remote()))
+
+
+@contextmanager
+def step_board(*, shared: bool) -> Iterator[StepBoard]:
+    """A board while the body runs."""
+    if not shared:
+        yield StepBoard()
+        return
+    # It takes no CPU from the work.
+    actor = ray.remote(num_cpus=0, scheduling_strategy=here())(StepBoard).remote()
+    try:
+        yield SharedStepBoard(actor)
+    finally:
+        ray.kill(actor)

@@ -27,6 +27,10 @@ NAMESPACE = "halo_ray"
 CONNECT_SECONDS = 10
 REST_SECONDS = 0.01
 
+IDLE_PROCESSES = 8
+"""Processes for tasks that a private cluster keeps from one stage to the next, which must not import everything again;
+Ray itself keeps one for each CPU."""
+
 SCORING_THREADS = 1
 """Torch threads of an inference actor: fixed, because their number changes the last bits of a score."""
 
@@ -95,21 +99,42 @@ def _end_streams(error: BaseException) -> None:
             thread.join(timeout=CONNECT_SECONDS)
 
 
+@contextmanager
+def inference_here() -> Iterator[None]:
+    """This process computes as an inference actor does while the body runs, and then again as it did."""
+    import torch  # as below
+
+    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    strict_warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.set_num_threads(SCORING_THREADS)
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(strict, warn_only=strict_warns)
+        if torch.cuda.is_available():  # or actors and training would miss what nobody uses
+            torch.cuda.empty_cache()
+
+
 def _check_machine(config: ExecutionConfig) -> None:
     """Raises InputError where processes would wait for ever for CPUs or GPUs that this machine does not have."""
     cpus, gpus = (ray.cluster_resources().get(kind, 0) for kind in ("CPU", "GPU"))
-    for number, each in (("num_workers", "cpus_per_worker"), ("min_actors", "cpus_per_actor")):
-        wanted = getattr(config, number) or 0
-        fewest = wanted[0] if isinstance(wanted, tuple) else wanted
-        if uses_gpu(config) and number == "num_workers" and fewest > gpus:
-            raise InputError(
-                f"execution.num_workers is {fewest}, each with a GPU, but this machine has {gpus:g}: lower it, or set "
-                "execution.device to cpu"
-            )
-        taken = fewest * getattr(config, each)
+    workers = config.num_workers or 0
+    fewest = {
+        "num_workers": (workers[0] if isinstance(workers, tuple) else workers, "cpus_per_worker"),
+        "min_actors": (min(config.min_actors, config.max_actors), "cpus_per_actor"),
+    }
+    if uses_gpu(config) and fewest["num_workers"][0] > gpus:
+        raise InputError(
+            f"execution.num_workers is {fewest['num_workers'][0]}, each with a GPU, but this machine has {gpus:g}: "
+            "lower it, or set execution.device to cpu"
+        )
+    for key, (number, each) in fewest.items():
+        taken = number * getattr(config, each)
         if taken + 1 > cpus:
             raise InputError(
-                f"execution.{number} times execution.{each} takes {taken:g} of {cpus:g} CPUs, but one must be left to "
+                f"execution.{key} times execution.{each} takes {taken:g} of {cpus:g} CPUs, but one must be left to "
                 "load data: lower one of them"
             )
 
@@ -154,6 +179,7 @@ def _init(config: ExecutionConfig, address: str | None, level: int) -> None:
     if address:
         ray.init(address=address, namespace=NAMESPACE, logging_level=level, log_to_driver=config.verbose)
     else:
+        os.environ.setdefault("RAY_num_workers_soft_limit", str(max(IDLE_PROCESSES, os.cpu_count() or 1)))
         # Ray Train's controller asks the dashboard's State API what to clean up; without workers nothing does.
         ray.init(
             address="local",

@@ -30,7 +30,7 @@ from halo_ray.data.features import Features, network_input
 from halo_ray.errors import BadRecordError, InputError
 from halo_ray.features import stored_features
 from halo_ray.geometry_health import extremes, radii, warning
-from halo_ray.pipeline import compute_on_actors
+from halo_ray.pipeline import Computation
 from halo_ray.progress import progress
 from halo_ray.runtime import SCORING_THREADS
 from halo_ray.selection import coordinator, map_name
@@ -201,7 +201,7 @@ def score_pool(context: Context, number: int, checkpoint: str) -> dict[str, Any]
         problems=f"{at}/problems/{attempt}",
     )
     with coordinator(context, number, functions) as actor:
-        candidates = compute_on_actors(
+        computation = Computation(
             _with_asked_regions(pool, Ledger(storage), number),
             DecodeImages(
                 context.input_size, keep_bad=config.data.on_bad_record == "skip", features=features, split="pool"
@@ -218,7 +218,7 @@ def score_pool(context: Context, number: int, checkpoint: str) -> dict[str, Any]
             return images
 
         with progress(f"round {number} score", pool.num_rows, "image", scored, context.gauges):
-            candidates.write_parquet(
+            computation.results().write_parquet(
                 storage.path(directory),
                 filesystem=storage.filesystem,
                 partition_cols=["function"],

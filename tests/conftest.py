@@ -19,6 +19,7 @@ from small_experiments import small_config
 from halo_ray.benchmarks.object_store import CREDENTIALS, ObjectStore, object_store
 from halo_ray.config import Config
 from halo_ray.data.synthetic import CLASSES, render_scene
+from halo_ray.execution import ExecutionConfig
 
 ROOT = Path(__file__).parents[1]
 SIZES = {"day": (64, 96), "night": (72, 100), "check": (64, 96)}
@@ -47,6 +48,7 @@ def cluster() -> Iterator[None]:
         tempfile.TemporaryDirectory(prefix="hr", dir="/tmp", ignore_cleanup_errors=True) as directory,
     ):
         environment.setenv("PYTHONPATH", path)
+        environment.setenv("RAY_num_workers_soft_limit", "8")
         ray.init(
             address="local",
             namespace="halo_ray",
@@ -108,7 +110,8 @@ def experiment(cluster: None, dataset: Path, tmp_path_factory: pytest.TempPathFa
     from halo_ray.experiment import run_experiment
 
     config = small_config(dataset, tmp_path_factory.mktemp("run") / "experiment")
-    config = replace(config, execution=replace(config.execution, save_maps="picked", compare_functions=("entropy",)))
+    execution = ExecutionConfig(num_workers=0, max_actors=1, save_maps="picked", compare_functions=("entropy",))
+    config = replace(config, execution=execution)
     run_experiment(config)
     return config
 

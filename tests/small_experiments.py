@@ -46,7 +46,7 @@ def small_config(root: Path, output_dir: Path) -> Config:
         training=TrainingConfig(
             pretrain_steps=4, round_steps=2, source_batch=2, target_batch=2, warmup_steps=1, control=True
         ),
-        execution=ExecutionConfig(num_workers=0, max_actors=1),
+        execution=ExecutionConfig(num_workers=0, max_actors=0),
     )
 
 

@@ -1,11 +1,12 @@
 import io
+import pickle
 import re
 import time
 
 import pytest
 
 from halo_ray import progress as module
-from halo_ray.progress import StepBoard, progress
+from halo_ray.progress import progress, step_board
 
 
 class Terminal(io.StringIO):
@@ -48,11 +49,14 @@ def test_a_stage_that_fails_is_not_shown_as_complete(monkeypatch: pytest.MonkeyP
     assert "4/4" not in stream.getvalue()
 
 
-def test_the_slowest_process_says_how_far_training_has_come() -> None:
-    board = StepBoard()
-    assert board.least() == 0
-    board.set(0, 7, 2)
-    board.set(1, 5, 2)
-    assert board.least() == 5
-    board.set(0, 9, 1)  # there are fewer of them now
-    assert board.least() == 9
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_slowest_process_says_how_far_training_has_come(shared: bool) -> None:
+    with step_board(shared=shared) as board:
+        elsewhere = pickle.loads(pickle.dumps(board)) if shared else board
+        assert board.least() == 0
+        elsewhere.set(0, 7, 2)
+        elsewhere.set(1, 5, 2)
+        assert board.least() == 5
+        elsewhere.set(0, 9, 1)  # there are fewer of them now
+        assert board.least() == 9

@@ -56,7 +56,7 @@ def test_other_errors_are_nobodys_input() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_actors": 0}, r"execution\.max_actors is 0"),
+        ({"max_actors": -1}, r"execution\.max_actors is -1"),
         ({"batch_images": 0}, r"execution\.batch_images is 0"),
         ({"num_workers": -1}, r"execution\.num_workers is -1"),
         ({"warn_share": 1.5}, r"execution\.warn_share is 1.5"),

@@ -38,7 +38,7 @@ class SweepBenchmark:
     """Acquisition functions; random is added."""
     seeds: int = 1
     """Number of seeds."""
-    pretrain_steps: int = 40
+    pretrain_steps: int = 200
     """Steps before the first round; every round has two fifths of them."""
     max_concurrent_trials: int | None = None
     """Trials of the sweep at the same time; null: as many as there is room for."""
@@ -102,5 +102,5 @@ def _base(settings: SweepBenchmark, directory: Path) -> Config:
             control=False,
             threads=1,  # two trials on two cores would wait for each other at every step
         ),
-        execution=ExecutionConfig(num_workers=0, max_actors=1),
+        execution=ExecutionConfig(num_workers=0, max_actors=0),
     )

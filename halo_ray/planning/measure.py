@@ -188,6 +188,8 @@ def _with_actors(context: Context, images: int) -> Context:
     """With as many inference actors as the stage has for so many images."""
     execution = context.config.execution
     actors = actors_for(images, execution)
+    if not actors:
+        return context
     execution = replace(execution, min_actors=actors, max_actors=actors, images_per_actor=1)
     return replace(context, config=replace(context.config, execution=execution))
 

@@ -82,7 +82,7 @@ def reckon(config: Config, found: Measured, *, workers: int, gpu: bool) -> Plan:
         twin = Cost(costs["train"].fixed, costs["train"].each * training.source_batch / sum(training.batches))
 
     def inference(split: str) -> int:
-        return actors_for(found.images[split], config.execution) if gpu else 0
+        return max(actors_for(found.images[split], config.execution), 1) if gpu else 0
 
     every = sum(found.images.values())
     pool, validation = found.images["pool"], found.images["validation"]

@@ -67,15 +67,18 @@ def _sized(base: Config, how: SweepConfig) -> tuple[Config, int]:
     workers = training_workers(execution, base.training.batches, base.most_workers)
     if gpu:
         workers = workers or 1  # a trial's own process has no GPU reserved
+        execution = replace(execution, max_actors=max(execution.max_actors, 1))
         fewest = workers[0] if isinstance(workers, tuple) else workers
         room = fit = int(min(most("GPU"), 2**31)) // fewest
         actors = execution.max_actors
     else:
         cpus, largest = most("CPU"), workers[1] if isinstance(workers, tuple) else workers
-        reserved = max(largest * execution.cpus_per_worker, execution.min_actors * execution.cpus_per_actor)
-        room = int((cpus - 1) / reserved)
-        # What trains in the trial's own process reserves nothing, and computes all the same.
-        fit = room if workers else min(room, int(cpus / base.training.threads))
+        actors = min(execution.min_actors, execution.max_actors)
+        reserved = max(largest * execution.cpus_per_worker, actors * execution.cpus_per_actor)
+        # What computes in the trial's own process reserves nothing, and needs CPUs all the same.
+        own = int(cpus / base.training.threads)
+        room = int((cpus - 1) / reserved) if reserved else own
+        fit = room if workers else min(room, own)
         together = how.max_concurrent_trials or max(fit, 1)
         actors = min(max(int((cpus - 1) / execution.cpus_per_actor / together), 1), execution.max_actors)
     if (how.max_concurrent_trials or 1) > max(room, 1) and not autoscales():
@@ -88,7 +91,7 @@ def _sized(base: Config, how: SweepConfig) -> tuple[Config, int]:
         device="cuda" if gpu else "cpu",
         num_workers=workers,
         max_actors=actors,
-        min_actors=min(execution.min_actors, actors),
+        min_actors=min(execution.min_actors, max(actors, 1)),
         # Trials do not see the driver's RAY_ADDRESS: on a cluster that may grow they must not count what is there.
         ray_address=joined_address(execution),
     )

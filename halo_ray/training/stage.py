@@ -24,7 +24,7 @@ from halo_ray.data.samples import LoadSamples
 from halo_ray.data.schedule import SOURCE, TARGET, training_schedule
 from halo_ray.errors import InputError, one_line
 from halo_ray.features import stored_features
-from halo_ray.progress import progress, start_board
+from halo_ray.progress import StepBoard, progress, step_board
 from halo_ray.runtime import input_error
 from halo_ray.training.loop import TrainJob, train_loop_per_worker
 from halo_ray.training.schedules import Schedule
@@ -52,16 +52,12 @@ def train(
     Raises:
         InputError: training cannot go on without a change; the message says which.
     """
-    board = start_board()
-    job = _job(context, directory, start, number, labels, board)
-    job.within.clear_others()
-    print(_plan(job, _workers(context)), flush=True)
-    try:
-        done = lambda: int(ray.get(board.least.remote()))  # noqa: E731
-        with progress(f"{directory} train", job.steps, "step", done, context.gauges):
+    with step_board(shared=bool(_workers(context))) as board:
+        job = _job(context, directory, start, number, labels, board)
+        job.within.clear_others()
+        print(_plan(job, _workers(context)), flush=True)
+        with progress(f"{directory} train", job.steps, "step", board.least, context.gauges):
             result = _fit(context, job)
-    finally:
-        ray.kill(board)
     job.within.clear()
     if job.device == "cuda":  # in the driver's own process, which holds on to memory that actors will want
         torch.cuda.empty_cache()
@@ -73,7 +69,9 @@ def train(
     return {"checkpoint": directory, **result.return_value}
 
 
-def _job(context: Context, directory: str, start: str | None, number: int, labels: Labels, board: Any) -> TrainJob:
+def _job(
+    context: Context, directory: str, start: str | None, number: int, labels: Labels, board: StepBoard
+) -> TrainJob:
     config, storage, training = context.config, context.storage, context.config.training
     # What the user had already is round 0, and trained on from the start.
     bought = Ledger(storage).sparse_labels(number + 1 if labels == "bought" else 1)

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ray.actor import ActorProxy
 from torch import Tensor
 
 from halo_ray.data.samples import Samples
@@ -51,7 +50,7 @@ class LogConfig:
     every: int
     """Steps between two entries."""
     class_names: list[str]
-    board: ActorProxy[StepBoard]
+    board: StepBoard
 
 
 class StageLog:
@@ -83,7 +82,7 @@ class StageLog:
         self._steps += 1
         now = time.monotonic()
         if now - self._shown > POLL_SECONDS:
-            self._config.board.set.remote(self._worker.rank, step + 1, self._worker.world_size)
+            self._config.board.set(self._worker.rank, step + 1, self._worker.world_size)
             self._shown = now
         if (step + 1) % self._config.every == 0 or step + 1 == self._config.steps:
             self._write(step, rate, norm)

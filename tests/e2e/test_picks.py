@@ -50,7 +50,7 @@ def with_pretrained(experiment: Config, config: Config) -> Config:
 def actors(number: int, blocks: int, batches: int) -> ExecutionConfig:
     return ExecutionConfig(
         num_workers=0,
-        min_actors=number,
+        min_actors=max(number, 1),
         max_actors=number,
         images_per_actor=1,
         cpus_per_actor=0.2,
@@ -61,7 +61,7 @@ def actors(number: int, blocks: int, batches: int) -> ExecutionConfig:
 
 @pytest.mark.parametrize(
     "execution",
-    [actors(1, 3, 8), actors(1, 16, 1), actors(2, 1, 1), actors(4, 1, 8)],
+    [actors(0, 3, 8), actors(0, 1, 1), actors(1, 3, 8), actors(1, 16, 1), actors(2, 1, 1), actors(4, 1, 8)],
     ids=lambda e: f"{e.max_actors} actors, blocks of {e.block_images}, batches of {e.batch_images}",
 )
 def test_picks_do_not_depend_on_actors_blocks_or_batches(

@@ -62,3 +62,16 @@ def test_all_trials_are_told_what_the_driver_has_found(base: Config, monkeypatch
     on(monkeypatch, CPU=16.0)
     sized, _ = _sized(undecided, SweepConfig())
     assert (sized.execution.device, sized.execution.num_workers) == ("cpu", 0)
+
+
+def test_trials_that_compute_in_their_own_process_have_a_core_each(
+    base: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = replace(base, execution=replace(base.execution, max_actors=0))
+    for cpus, threads in product((1, 2, 8, 64), (1, 2, 4)):
+        on(monkeypatch, CPU=float(cpus))
+        sized, together = _sized(changed(alone, "training.threads", threads), SweepConfig())
+        assert (sized.execution.max_actors, together) == (0, max(1, cpus // threads))
+    on(monkeypatch, CPU=16.0, GPU=4.0)
+    sized, together = _sized(changed(alone, "execution.device", "auto"), SweepConfig())
+    assert (sized.execution.max_actors, together) == (1, 4)  # its own process has no GPU of its own
