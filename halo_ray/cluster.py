@@ -1,12 +1,10 @@
-"""What the Ray cluster has and may grow to: devices, training processes, light actors' places, shared storage."""
+"""What the Ray cluster has and may grow to: devices, training processes, places of light actors."""
 
 from __future__ import annotations
 
 import json
-import os
-import uuid
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import ray
 from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
@@ -17,7 +15,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from halo_ray.errors import InputError
 from halo_ray.execution import ExecutionConfig
-from halo_ray.storage import Storage
 
 ANYWHERE = "DEFAULT"
 """Scheduling strategy of tasks that must not be caught in the placement group of the trial that starts them. Ray's
@@ -41,9 +38,16 @@ def autoscales() -> bool:
     return bool(types - {format_readonly_node_type(node["NodeID"]) for node in ray.nodes()})
 
 
+def device_of(config: ExecutionConfig) -> Literal["cpu", "cuda"]:
+    """Where training and inference run."""
+    if config.device != "auto":
+        return config.device
+    return "cuda" if most("GPU") > 0 else "cpu"
+
+
 def uses_gpu(config: ExecutionConfig) -> bool:
     """Whether training and inference run on GPUs."""
-    return config.device == "cuda" or (config.device == "auto" and most("GPU") > 0)
+    return device_of(config) == "cuda"
 
 
 def training_workers(config: ExecutionConfig, batches: Sequence[int], limit: int) -> int | tuple[int, int]:
@@ -111,42 +115,6 @@ def wait_for_node(config: ExecutionConfig) -> None:
             f"{what} the autoscaler of the Ray cluster added no {kind} in {config.node_seconds:g} s "
             f"(execution.node_seconds): {advice}, or wait longer"
         )
-
-
-def check_shared(storage: Storage, files: Collection[str] = ()) -> None:
-    """Raises InputError where a node that computes does not see ``storage`` or one of the local ``files``."""
-    nodes = [
-        node["NodeID"]
-        for node in ray.nodes()
-        if node["Alive"] and (node["Resources"].get("CPU") or node["Resources"].get("GPU"))
-    ]
-    own = ray.get_runtime_context().get_node_id()
-    others = [node for node in nodes if node != own]
-    name = storage.path(f"seen-{uuid.uuid4().hex}")
-    looked = [*files, *([name] if storage.local else [])]
-    if not others or not looked:
-        return
-    if storage.local:
-        storage.write(name.removeprefix(storage.path("")), b"")
-    try:
-        look = ray.remote(num_cpus=0)(_missing)
-        places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in others]
-        missing = ray.get([look.options(scheduling_strategy=place).remote(looked) for place in places])
-    finally:
-        if storage.local:
-            storage.filesystem.delete_file(name)
-    for file in looked:
-        blind = sum(file in found for found in missing)
-        what = f"output_dir {storage.uri}" if file == name else file
-        if blind:
-            raise InputError(
-                f"{what} is not seen by {blind} of {len(nodes)} nodes: name a shared filesystem or an object store"
-            )
-
-
-def _missing(files: list[str]) -> list[str]:
-    """Those that do not exist on this node."""
-    return [file for file in files if not os.path.exists(file)]
 
 
 def _resources_here() -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from halo_ray.acquisition.budget import RoundPlan, capped_sequences, plan_budget
 from halo_ray.acquisition.threshold import Sequences
 from halo_ray.annotations.known import import_known
 from halo_ray.annotations.ledger import Ledger
-from halo_ray.cluster import check_shared, training_workers, uses_gpu
+from halo_ray.cluster import device_of, training_workers, uses_gpu
 from halo_ray.config import Config, config_from_yaml, config_to_yaml, identity
 from halo_ray.data.classes import ClassSet, class_set
 from halo_ray.data.manifest import (
@@ -33,6 +33,7 @@ from halo_ray.models.build import ModelConfig, located
 from halo_ray.runtime import ray_session
 from halo_ray.storage import Stages, Storage, round_directory
 from halo_ray.training.config import check_workers
+from halo_ray.visibility import check_shared
 
 _CONFIG, _PLAN, _CLASSES = "config.yaml", "plan.json", "classes.json"
 
@@ -42,6 +43,7 @@ class Context:
     """An opened experiment: its configuration, its storage, and the data it runs on."""
 
     config: Config
+    """As it was given, but that execution.device is cpu or cuda."""
     storage: Storage
     splits: Splits
     classes: ClassSet
@@ -105,6 +107,9 @@ def open_experiment(config: Config) -> Iterator[Context]:
     model = config.model if Stages(storage).done("pretrain") else located(config.model)
     splits = list_splits(config.data, config.data_root, config.seed)
     with ray_session(config.execution):
+        text = config_to_yaml(config).encode()
+        # Decided once: while a cluster grows and shrinks it would be now this and now that.
+        config = replace(config, execution=replace(config.execution, device=device_of(config.execution)))
         check_shared(storage, [*local_files(splits), *shared])
         if begun:
             splits = with_stored_sizes(splits, storage)
@@ -136,7 +141,6 @@ def open_experiment(config: Config) -> Iterator[Context]:
         if plan != planned or not begun:
             rounds = [asdict(round_plan) for round_plan in plan]
             storage.write_json(_PLAN, {"budget": config.acquisition.budget, "rounds": rounds})
-        text = config_to_yaml(config).encode()
         if not storage.exists(_CONFIG) or storage.read(_CONFIG) != text:
             storage.write(_CONFIG, text)
         yield context

@@ -16,7 +16,7 @@ from halo_ray.models.build import ModelConfig, build_model
 from halo_ray.pipeline import Computation
 from halo_ray.progress import progress
 from halo_ray.runtime import SCORING_THREADS
-from halo_ray.shared_stages import stage_entry
+from halo_ray.shared_keys import stage_entry
 from halo_ray.storage import Stages, Storage
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from halo_ray.data.listing import MANIFEST
 from halo_ray.data.manifest import SPLITS, Splits, load_splits, save_splits
 from halo_ray.errors import InputError
 from halo_ray.pipeline import inspect_splits
-from halo_ray.shared_stages import SHAREABLE, SharedStore, inspection_entry
+from halo_ray.shared_keys import inspection_entry
+from halo_ray.shared_stages import SHAREABLE, SharedStore
 from halo_ray.storage import Storage
 
 Save = Callable[[Storage], None]

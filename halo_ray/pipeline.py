@@ -18,7 +18,7 @@ import ray
 import ray.data
 from ray.util.annotations import RayDeprecationWarning
 
-from halo_ray.cluster import ANYWHERE, has_unlike_nodes, uses_gpu
+from halo_ray.cluster import ANYWHERE, device_of, has_unlike_nodes, uses_gpu
 from halo_ray.data.classes import ClassSet
 from halo_ray.data.inspection import Inspection, InspectRecords, SplitInspection
 from halo_ray.data.listing import MANIFEST
@@ -100,7 +100,7 @@ class Computation:
         )
 
     def _arguments(self) -> dict[str, Any]:
-        return {**self.arguments, "device": "cuda" if uses_gpu(self.config) else "cpu"}
+        return {**self.arguments, "device": device_of(self.config)}
 
 
 def actors_for(images: int, config: ExecutionConfig) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import uuid
@@ -10,39 +9,15 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
-from halo_ray.config import Config, identity
-from halo_ray.data.classes import ClassSet
-from halo_ray.data.listing import MANIFEST
-from halo_ray.data.manifest import SPLITS, Splits
-from halo_ray.models.backbones import ARCHITECTURES
+from halo_ray.shared_keys import stage_entry
 from halo_ray.shared_scores import covers, take_candidates
 from halo_ray.storage import Stages, Storage, round_directory
 
 if TYPE_CHECKING:
     from halo_ray.context import Context
 
+PRETRAIN = "pretrain"
 _MARKER = "stage.json"
-
-_BACKBONE = (
-    "data.",
-    "model.backbone",
-    "model.pretrained",
-    "model.output_stride",
-    "model.frozen_b",
-    "model.pixel_",
-)
-"""Beginnings of the identity keys that the features of a frozen backbone depend on."""
-
-_NOT_PRETRAINING = (
-    "acquisition.",
-    "training.round_",
-    "training.between_rounds",
-    "training.control",
-    "training.protocol",
-)
-_ONE_BUDGET = ("acquisition.function", "acquisition.budget", "acquisition.rounds")
 
 
 @dataclass(frozen=True)
@@ -58,10 +33,8 @@ class Published:
 
 @dataclass(frozen=True)
 class Shareable:
-    """What a kind of stage depends on, and what is copied of it."""
+    """What others take over of a kind of stage."""
 
-    depends: Callable[[str, Config], bool]
-    """Whether it depends on an identity key."""
     directories: Callable[[Any], list[str]] = lambda result: []
     """Directories with its files, given its result."""
     serves: Callable[[Context, Published], bool] = lambda context, found: True
@@ -71,33 +44,18 @@ class Shareable:
     """Whether the store has what is not copied to it."""
 
 
-def _all_but(*beginnings: str) -> Callable[[str, Config], bool]:
-    return lambda key, config: not key.startswith(beginnings)
-
-
-def _features(key: str, config: Config) -> bool:
-    random_weights = config.model.backbone in ARCHITECTURES and not config.model.pretrained
-    return key.startswith(_BACKBONE) or (key == "seed" and random_weights)
-
-
 SHAREABLE = {
-    "inspection": Shareable(
-        lambda key, config: key.startswith(("data.", "training.source_sampling.method")), lambda result: ["manifests"]
-    ),
+    "inspection": Shareable(lambda result: ["manifests"]),
     # Too large to be copied: they were written to the store, or nobody else can use them.
-    "features": Shareable(_features, whole=lambda store, result: result["shared"] and store.holds(result["shared"])),
-    "pretrain": Shareable(_all_but(*_NOT_PRETRAINING, "evaluation."), lambda result: [result["checkpoint"]]),
-    "evaluate": Shareable(_all_but(*_NOT_PRETRAINING)),
+    "features": Shareable(whole=lambda store, result: result["shared"] and store.holds(result["shared"])),
+    "pretrain": Shareable(lambda result: [result["checkpoint"]]),
+    "evaluate": Shareable(),
     "score": Shareable(
-        _all_but(*(key for key in _NOT_PRETRAINING if key != "acquisition."), *_ONE_BUDGET, "evaluation."),
         lambda result: sorted({name.rpartition("/")[0] for name in result["candidates"].values()}),
         serves=lambda context, found: covers(context, found.storage, found.result, found.plan),
         take=lambda context, found: take_candidates(context, found.storage, found.result),
     ),
-    "control": Shareable(
-        lambda key, config: key == "acquisition.rounds" or not key.startswith(("acquisition.", "evaluation.")),
-        lambda result: [result["checkpoint"]],
-    ),
+    "control": Shareable(lambda result: [result["checkpoint"]]),
 }
 """By kind: the last part of a stage's name."""
 
@@ -144,25 +102,37 @@ class SharedStages(Stages):
     def __init__(self, context: Context, store: SharedStore) -> None:
         super().__init__(context.storage)
         self._context, self._store = context, store
+        self._entries: dict[str, str] = {}
 
     def run(self, name: str, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """As Stages.run."""
         kind = shared_kind(self._context, name)
-        if kind is None:
+        if kind is None or not all(self.storage.exists(self._note(stage)) for stage in _before(name)):
             return super().run(name, work, *args, **kwargs)
-        shareable, entry = SHAREABLE[kind], stage_entry(self._context, name)
+        shareable, entry, note = SHAREABLE[kind], self._entry(name), self._note(name)
+        if not self.done(name):
+            self.storage.write_json(note, name)
         found = self._store.find(entry)
         if found is not None and shareable.serves(self._context, found):
             return super().run(name, self._take, shareable, found)
-        # A run may be killed before it has published, and asked for more rounds after that, which is another entry.
-        note = f"stages/shared/{entry}.json"
-        if not self.done(name):
-            self.storage.write_json(note, name)
         result = super().run(name, work, *args, **kwargs)
         if found is None and self.storage.exists(note) and shareable.whole(self._store, result):
             plan = asdict(self._context.plan[0]) if self._context.plan else None
             self._store.publish(entry, self._context.storage, shareable.directories(result), result, plan)
         return result
+
+    def _entry(self, name: str) -> str:
+        if name not in self._entries:
+            self._entries[name] = stage_entry(self._context, name)
+        return self._entries[name]
+
+    def _note(self, name: str) -> str:
+        """A file that says: the stage was done with what names its result now.
+
+        It need not have been. An experiment may be asked for more rounds, or lose the weights that it began with, and
+        be killed before it has published.
+        """
+        return f"stages/shared/{self._entry(name)}.json"
 
     def _take(self, shareable: Shareable, found: Published) -> Any:
         if shareable.take is not None:
@@ -178,35 +148,19 @@ def stages_of(context: Context) -> Stages:
     return Stages(context.storage) if where is None else SharedStages(context, SharedStore(Storage(where)))
 
 
+def _before(name: str) -> list[str]:
+    """The shared stages whose models a stage goes on from."""
+    if name in ("features", PRETRAIN):
+        return []
+    twin = re.fullmatch(r"rounds/(\d+)/control", name)
+    return [PRETRAIN, *(f"{round_directory(number)}/control" for number in range(1, int(twin[1]) if twin else 0))]
+
+
 def shared_kind(context: Context, name: str) -> str | None:
     """Which kind of stage that others can use ``name`` is, if any."""
-    if re.fullmatch(rf"features|pretrain|{round_directory(0)}/evaluate|rounds/\d+/control", name):
+    if re.fullmatch(rf"features|{PRETRAIN}|{round_directory(0)}/evaluate|rounds/\d+/control", name):
         return name.rpartition("/")[2]
     # Later rounds score with models of their own; maps are not kept for others.
     if name == f"{round_directory(1)}/score" and context.config.execution.save_maps == "none":
         return "score"
     return None
-
-
-def stage_entry(context: Context, name: str) -> str:
-    """Where the store keeps a stage: its name and the hash of all that its result depends on."""
-    return _entry(name, context.config, context.splits, context.classes)
-
-
-def inspection_entry(config: Config, listed: Splits, classes: ClassSet) -> str:
-    """The same of the inspection, which comes before the stages; ``listed`` are the files that it looks at."""
-    return _entry("inspection", config, listed, classes)
-
-
-def _entry(name: str, config: Config, splits: Splits, classes: ClassSet) -> str:
-    depends = SHAREABLE[name.rpartition("/")[2]].depends
-    told = {key: value for key, value in identity(config).items() if depends(key, config)}
-    images = {split: _digest(getattr(splits, split)) for split in SPLITS}
-    # Nothing says that files of the same names below another root are the same.
-    text = json.dumps([name, told, images, config.data_root, asdict(classes)], sort_keys=True)
-    return f"{name.replace('/', '-')}-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
-
-
-def _digest(manifest: pa.Table) -> str:
-    """Names the images and labels of a split by where they lie, and their sizes."""
-    return hashlib.sha256(json.dumps(manifest.select(MANIFEST.names).to_pydict(), sort_keys=True).encode()).hexdigest()

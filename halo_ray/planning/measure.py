@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from halo_ray.context import Context, open_experiment
 from halo_ray.data.classes import class_set
 from halo_ray.data.manifest import SPLITS, Splits, list_splits, sizes
 from halo_ray.evaluation import evaluate
+from halo_ray.execution import ExecutionConfig
 from halo_ray.features import compute_features
 from halo_ray.pipeline import actors_for, inspect_splits
 from halo_ray.scoring import score_pool
@@ -24,7 +26,10 @@ from halo_ray.storage import Stages, Storage
 from halo_ray.training.stage import train
 
 IMAGES = 48
-"""Images of each split that are timed."""
+"""The fewest images of each split that are timed."""
+
+BATCHES_PER_ACTOR = 4
+"""Batches that each inference actor has to compute at the least."""
 
 STEPS = 40
 """Training steps that are timed, the first quarter of which counts as start-up: it waits for data and memory."""
@@ -83,12 +88,45 @@ def measure(config: Config, start: Cost) -> Measured:
 
 
 def _inspected(config: Config, listed: Splits) -> tuple[Splits, Cost]:
-    """The usable ones of the first images, and what it costs to look at them."""
-    few = Splits(**{split: getattr(listed, split).slice(0, IMAGES) for split in SPLITS})
-    looked = sum(getattr(few, split).num_rows for split in SPLITS if getattr(few, split)["height"].null_count)
-    start = time.monotonic()
-    usable, _ = inspect_splits(few, class_set(config.data.class_set), config.execution)
-    return usable, Cost(0, (time.monotonic() - start) / looked if looked else 0)
+    """The usable ones of the first images, and what it costs to look at them.
+
+    Raises:
+        InputError: one of them is not usable, and data.on_bad_record is "fail".
+    """
+    execution, classes = config.execution, class_set(config.data.class_set)
+    sample = _first(listed, lambda images: max(IMAGES, _enough(images, execution)))
+    unknown = [split for split in SPLITS if getattr(sample, split)["height"].null_count]
+    if not unknown:
+        return sample, Cost(0, 0)
+    taken: list[tuple[int, float]] = []
+    # Once more with the fewest: the first time, processes started too.
+    for splits in (few := _first(sample, _few), few, sample):
+        start = time.monotonic()
+        usable, inspection = inspect_splits(splits, classes, execution)
+        taken.append((_count(splits, unknown), time.monotonic() - start))
+    inspection.settle(config.data.on_bad_record)
+    each = fitted(taken[1:]).each
+    return usable, Cost(max(taken[0][1] - each * taken[0][0], 0), each)
+
+
+def _enough(images: int, execution: ExecutionConfig) -> int:
+    """Images that keep all actors busy that a stage has for so many."""
+    return actors_for(images, execution) * execution.batch_images * BATCHES_PER_ACTOR
+
+
+def _first(splits: Splits, count: Callable[[int], int]) -> Splits:
+    """The first images of each split; ``count`` gives how many of so many."""
+    tables = {split: getattr(splits, split) for split in SPLITS}
+    return Splits(**{split: table.slice(0, count(table.num_rows)) for split, table in tables.items()})
+
+
+def _count(splits: Splits, which: Sequence[str] = SPLITS) -> int:
+    """All images of the splits."""
+    return sum(getattr(splits, split).num_rows for split in which)
+
+
+def _few(images: int) -> int:
+    return max(images // 6, 1)
 
 
 def _whole(config: Config, listed: Splits, sample: Splits) -> Measured:
@@ -105,11 +143,11 @@ def _whole(config: Config, listed: Splits, sample: Splits) -> Measured:
 
 def _scratch(config: Config, found: Measured, sample: Splits, directory: str) -> Config:
     """The same experiment on the sample, with one round that buys as much of an image as planned."""
-    training, acquisition = config.training, config.acquisition
+    training, acquisition = config.training, replace(config.acquisition, rounds=1)
     few = {split: replace(getattr(config.data, split), count=getattr(sample, split).num_rows) for split in SPLITS}
     if found.rounds:
         regions = round(found.rounds[0].regions * sample.pool_pixels / found.pool_pixels)
-        acquisition = replace(acquisition, budget=max(regions, 1), budget_unit="regions", rounds=1)
+        acquisition = replace(acquisition, budget=max(regions, 1), budget_unit="regions")
     return replace(
         config,
         output_dir=directory,
@@ -126,9 +164,13 @@ def _time_stages(config: Config, context: Context, found: Measured) -> None:
     """Runs the stages of the scratch experiment and notes what they cost; ``config`` is the whole one."""
     stages, storage = Stages(context.storage), context.storage
     if config.training.cache_features:
-        count = sum(getattr(context.splits, split).num_rows for split in SPLITS)
-        stages.run("features", compute_features, context)
-        found.costs["features"] = Cost(0, stages.seconds("features") / count)
+        many, few = _with_actors(context, max(found.images.values())), _first(context.splits, _few)
+        start = time.monotonic()
+        compute_features(replace(many, splits=few))
+        short = time.monotonic() - start
+        stages.run("features", compute_features, many)
+        count = _count(context.splits)
+        found.costs["features"] = fitted([(_count(few), short), (count, stages.seconds("features"))])
         found.each["features"] = size_of(storage, "features") / count
     model = _timed_training(context, stages, found, "pretrain", "pretrain/checkpoint", start=None)
     found.checkpoint = size_of(storage, model)
@@ -151,30 +193,39 @@ def _time_stages(config: Config, context: Context, found: Measured) -> None:
     if config.rounds or config.training.protocol == "fully_supervised":
         how: dict[str, Any] = {"start": model, "number": 1, "labels": "bought" if config.rounds else "all"}
         _timed_training(context, stages, found, "train", "rounds/001/checkpoint", **how)
+    if config.data.known_labels and not config.has_source:  # which are not in the sample
+        found.costs["pretrain"] = found.costs["train"]
 
 
 def _timed_training(context: Context, stages: Stages, found: Measured, kind: str, directory: str, **how: Any) -> str:
     name = kind if kind == "pretrain" else f"rounds/001/{kind}"
     result = stages.run(name, train, context, directory, **how)
-    training = context.config.training
+    training, seconds = context.config.training, stages.seconds(name)
     steps = training.pretrain_steps if kind == "pretrain" else STEPS
     speed = result["samples_per_second"]  # after the first entry in the log
-    found.costs[kind] = _cost(stages.seconds(name), speed and speed / result["batch"], steps)
+    if result["batch"]:
+        found.costs[kind] = _cost(seconds, speed and speed / result["batch"], steps)
+    else:  # there is nothing to pretrain on, and the model is only built
+        found.costs[kind] = Cost(seconds, 0)
     return str(result["checkpoint"])
 
 
 def _timed_evaluation(context: Context, label: str, models: list[str]) -> Cost:
-    """Fitted to a few and to all images of the sample."""
-    images = context.splits.validation
-    counts = sorted({max(images.num_rows // 6, 1), images.num_rows})
     taken = []
-    for count in counts:
-        few = replace(context, splits=replace(context.splits, validation=images.slice(0, count)))
+    for splits in (_first(context.splits, _few), context.splits):
         start = time.monotonic()
-        evaluate(few, label, *models)
-        taken.append(time.monotonic() - start)
-    each = max((taken[-1] - taken[0]) / (counts[-1] - counts[0]), 0) if len(counts) > 1 else 0.0
-    return Cost(max(taken[-1] - each * counts[-1], 0), each)
+        evaluate(replace(context, splits=splits), label, *models)
+        taken.append((splits.validation.num_rows, time.monotonic() - start))
+    return fitted(taken)
+
+
+def fitted(taken: Sequence[tuple[int, float]]) -> Cost:
+    """The cost of a stage that took so many seconds for so many images; first for a few, then for more."""
+    (few, short), (many, long) = taken
+    if few == many:
+        return Cost(0, long / many)
+    each = max((long - short) / (many - few), 0)
+    return Cost(max(long - each * many, 0), each)
 
 
 def _cost(seconds: float, per_second: float | None, count: int) -> Cost:

@@ -157,7 +157,8 @@ def _text(cell: Cell | None) -> str:
         return "-"
     text = f"{100 * cell.miou:.1f}{_plus_minus(cell.interval)}"
     if cell.over_floor is not None:
-        text += f" ({100 * cell.over_floor:+.1f}{_plus_minus(cell.over_floor_interval)})"
+        over = round(100 * cell.over_floor, 1) + 0.0  # no -0.0
+        text += f" ({over:+.1f}{_plus_minus(cell.over_floor_interval)})"
     return text + ("" if not cell.stopped else "*" if cell.finished else "**") + ("?" if cell.open else "")
 
 

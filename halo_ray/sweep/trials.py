@@ -13,7 +13,7 @@ from ray import tune
 from ray.tune import Callback, FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig, Tuner
 from ray.tune.experiment import Trial
 
-from halo_ray.cluster import ANYWHERE, autoscales, check_shared, most, training_workers, uses_gpu
+from halo_ray.cluster import ANYWHERE, autoscales, most, training_workers, uses_gpu
 from halo_ray.config import Config
 from halo_ray.context import finished_rounds
 from halo_ray.errors import InputError, one_line
@@ -23,6 +23,7 @@ from halo_ray.runtime import input_error, joined_address
 from halo_ray.storage import Storage
 from halo_ray.sweep.scheduler import POINT, AshaWithinBudget
 from halo_ray.sweep.space import FINISHED, STOPPED, Point, SearchSpace, configure, status, stopped_file
+from halo_ray.visibility import check_shared
 
 DRIVER = {"memory": 2**20}
 """What Ray reserves for a trial's own process: nearly nothing, as for the driver of a job. What computes reserves for

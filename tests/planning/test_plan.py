@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import pyarrow as pa
 import pytest
+from small_experiments import small_config
 
 from halo_ray.acquisition.budget import RoundPlan
 from halo_ray.config import Config, config_to_yaml
+from halo_ray.context import Context
+from halo_ray.data.inspection import Inspection
+from halo_ray.data.listing import MANIFEST
+from halo_ray.data.manifest import SPLITS, Splits
+from halo_ray.data.readers import SplitConfig
+from halo_ray.errors import InputError
 from halo_ray.execution import ExecutionConfig
-from halo_ray.planning.measure import Cost, Measured, size_of
+from halo_ray.planning import measure as module
+from halo_ray.planning.measure import Cost, Measured, fitted, measure, size_of
 from halo_ray.planning.plan import Plan, plan_experiment, plan_text, reckon
 from halo_ray.storage import Storage
 from halo_ray.training.checkpoints import KEPT
 from halo_ray.training.config import TrainingConfig
+from halo_ray.training.stage import train
+
+
+def _images(count: int) -> pa.Table:
+    """A manifest of images whose sizes nobody knows."""
+    rows = [{"image_id": f"{number}", "image_uri": f"{number}.png"} for number in range(count)]
+    return pa.Table.from_pylist(rows, schema=MANIFEST)
 
 
 def found(rounds: int = 2) -> Measured:
@@ -147,3 +164,76 @@ def test_the_job_plans_or_says_what_to_mend(
     assert "GPU-hours" in said
     assert "storage: " in said
     assert not Path(config.output_dir, "stages").exists()
+
+
+def test_costs_are_fitted_to_a_few_and_to_more() -> None:
+    for fixed, each in ((5.0, 0.25), (0.0, 2.0), (3.0, 0.0)):
+        cost = fitted([(count, fixed + each * count) for count in (8, 48)])
+        assert (cost.fixed, cost.each) == pytest.approx((fixed, each))
+    assert fitted([(6, 3.0), (6, 2.4)]) == Cost(0, pytest.approx(0.4))
+    assert fitted([(8, 3.0), (48, 2.0)]) == Cost(2.0, 0)  # more took less: nothing of it is each image's
+
+
+def test_many_actors_are_timed_on_as_many_images_as_keep_them_busy(
+    cluster: None, configure: Callable[[], Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = []
+
+    def inspect(splits: Splits, *rest: object) -> tuple[Splits, Inspection]:
+        looked.append(splits.pool.num_rows)
+        return splits, Inspection({}, None)
+
+    monkeypatch.setattr(module, "inspect_splits", inspect)
+    listed = Splits(**dict.fromkeys(SPLITS, _images(1000)))
+    for execution, expected in (
+        (ExecutionConfig(max_actors=0), 48),
+        (ExecutionConfig(max_actors=2), 4 * 8 * 2),
+        (ExecutionConfig(max_actors=16, images_per_actor=100, batch_images=4), 4 * 4 * 10),
+    ):
+        looked.clear()
+        usable, _ = module._inspected(replace(configure(), execution=execution), listed)
+        assert usable.pool.num_rows == expected
+        assert looked == [expected // 6, expected // 6, expected]
+
+
+def test_full_supervision_is_timed_on_the_steps_of_one_round(
+    cluster: None, configure: Callable[[], Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, steps = configure(), []
+
+    def counted(context: Context, directory: str, **how: object) -> dict:
+        training, rounds = context.config.training, context.config.acquisition.rounds
+        steps.append(sum(training.steps_of_rounds(rounds)) if how.get("labels") else training.pretrain_steps)
+        return train(context, directory, **how)
+
+    monkeypatch.setattr(module, "train", counted)
+    training = replace(config.training, protocol="fully_supervised", control=False)
+    config = replace(config, training=training, acquisition=replace(config.acquisition, rounds=5))
+    costs = measure(config, Cost(0, 0)).costs
+    assert steps == [config.training.pretrain_steps, module.STEPS]
+    assert costs["train"].each < 5 * costs["pretrain"].of(1)
+
+
+def test_without_a_source_nothing_is_pretrained_on(cluster: None, configure: Callable[[], Config]) -> None:
+    config = configure()
+    training = replace(config.training, pretrain_steps=600, control=False)
+    data = replace(config.data, source=SplitConfig(reader="none"))
+    plan = plan_experiment(replace(config, data=data, training=training))
+    assert 0 < seconds(plan)["pretrain"] < seconds(plan)["train"] + seconds(plan)["score"]
+
+
+def test_unusable_images_of_the_sample_are_said(
+    cluster: None, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = Path(shutil.copytree(dataset, tmp_path / "data"))
+    (root / "night/images/3.jpg").write_bytes(b"no image")
+    config = small_config(root, tmp_path / "experiment")
+    with pytest.raises(InputError, match=r"night/images/3\.jpg"):
+        plan_experiment(config)
+    skipping = replace(config, data=replace(config.data, on_bad_record="skip"))
+    plan_experiment(skipping)
+    assert "data.pool: 3 is skipped" in capsys.readouterr().out
+    for path in (root / "night/images").iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"data\.pool has no usable record"):
+        plan_experiment(skipping)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from small_experiments import (
     changed,
 )
 
+from halo_ray.annotations.ledger import Ledger
 from halo_ray.context import Context
 from halo_ray.data.manifest import list_splits
-from halo_ray.shared_stages import inspection_entry, shared_kind, stage_entry
+from halo_ray.shared_keys import inspection_entry, stage_entry
+from halo_ray.shared_stages import shared_kind
+from halo_ray.storage import Storage
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -80,6 +86,45 @@ def test_a_result_has_another_name_where_it_is_another(
     other = replace(context, config=changed(config, key, value))
     context = replace(context, config=config)
     assert {name for name in STAGES if stage_entry(other, name) != stage_entry(context, name)} == depend
+
+
+def test_what_the_files_hold_counts(context: Context, tmp_path: Path) -> None:
+    """Of weights, of a mask where nothing is picked, of labels that were known before: not their names alone."""
+
+    def differing(one: Context, other: Context) -> set[str]:
+        return {name for name in STAGES if stage_entry(other, name) != stage_entry(one, name)}
+
+    weights, models = tmp_path / "weights", []
+    for text in ("one", "one", "two"):  # of the same size, written later
+        weights.mkdir(exist_ok=True)
+        (weights / "model.safetensors").write_text(text)
+        os.utime(weights / "model.safetensors", ns=(len(models), len(models)))
+        model = replace(context.model, pretrained=str(weights))
+        with_weights = replace(context, config=replace(context.config, model=model), model=model)
+        models.append({name: stage_entry(with_weights, name) for name in STAGES})
+    assert models[0] == models[1]
+    assert all(models[0][name] != models[2][name] for name in STAGES)
+
+    masks = [np.zeros((72, 100), np.bool_), np.zeros((72, 100), np.bool_), np.eye(72, 100, dtype=np.bool_)]
+    never = [replace(context, never=mask) for mask in masks]
+    assert differing(never[0], never[1]) == set()
+    assert differing(never[0], never[2]) == SCORE
+
+    config = changed(context.config, "data.known_labels", "known/*.png")
+    known = []
+    for data in (b"one", b"two"):
+        storage = Storage(str(tmp_path / data.decode()))
+        storage.write(Ledger.file(0), data)
+        known.append(replace(context, config=config, storage=storage))
+    assert differing(*known) == MODEL
+
+
+def test_devices_compute_other_last_digits(context: Context) -> None:
+    names = [
+        {stage_entry(replace(context, config=changed(context.config, "execution.device", device)), name)
+         for name in STAGES} for device in ("cpu", "cuda")
+    ]  # fmt: skip
+    assert not names[0] & names[1]
 
 
 def test_stages_that_none_can_share_have_no_kind(context: Context) -> None:

@@ -34,9 +34,15 @@ from halo_ray.errors import InputError
 from halo_ray.experiment import prepare_experiment
 from halo_ray.results import read_metrics
 from halo_ray.selection import select_regions
-from halo_ray.shared_stages import SharedStore, stage_entry, stages_of
+from halo_ray.shared_keys import stage_entry
+from halo_ray.shared_stages import SharedStore, stages_of
 from halo_ray.storage import Storage
 from halo_ray.training.stage import train
+
+
+def store_of(directory: Path) -> dict[str, str]:
+    return {"shared_stages": str(directory / "store")}
+
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -83,7 +89,9 @@ def pick(config: Config, pretrained: Config) -> tuple[bytes, bytes, Calls]:
     """Selection and ledger of the first round with the pretrained model of another, and what had to be scored."""
     shutil.copytree(Path(pretrained.output_dir, PRETRAINED), Path(config.output_dir, PRETRAINED))
     with computed() as calls, open_experiment(config) as context:
-        scored = stages_of(context).run("rounds/001/score", halo_ray.experiment.score_pool, context, 1, PRETRAINED)
+        stages = stages_of(context)
+        stages.run("pretrain", lambda: {"checkpoint": PRETRAINED})
+        scored = stages.run("rounds/001/score", halo_ray.experiment.score_pool, context, 1, PRETRAINED)
         chosen = select_regions(context, 1, **scored)
         annotate(context, 1, chosen["selection"], chosen["candidates"], PRETRAINED)
     at = Path(config.output_dir, "rounds/001")
@@ -155,6 +163,7 @@ def test_twins_of_an_experiment_that_had_fewer_rounds_are_not_those_of_one_with_
     extended = replace(shared.follower, output_dir=str(tmp_path / "extended"), acquisition=three)
     store, name = tmp_path / "store", "rounds/001/control"
     prepare_experiment(changed(extended, "execution.shared_stages", str(store)))
+    assert not any(entry.startswith("rounds-") and "control" in entry for entry in entries(store))
     fresh = replace(small(dataset, tmp_path / "fresh"), acquisition=three)
     with open_experiment(fresh) as context:
         context.storage.take(Storage(shared.leader.output_dir), PRETRAINED)
@@ -162,6 +171,22 @@ def test_twins_of_an_experiment_that_had_fewer_rounds_are_not_those_of_one_with_
         expected, found = context.storage, SharedStore(Storage(str(store))).find(stage_entry(context, name))
     assert difference(expected, Storage(shared.leader.output_dir), name) > 0
     assert found is None or difference(expected, found.storage, name) == 0
+
+
+def test_twins_of_an_experiment_that_had_fewer_rounds_go_on_from_its_own(
+    shared: Shared, dataset: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(shared.follower.output_dir, tmp_path / "extended")
+    three = replace(shared.follower.acquisition, rounds=3, budget=0.03)
+    for name in ("fresh", "late"):
+        with computed() as calls:
+            prepare_experiment(replace(small(dataset, tmp_path / name, **store_of(tmp_path)), acquisition=three))
+    assert calls == []
+    extended = replace(small(dataset, tmp_path / "extended", **store_of(tmp_path)), acquisition=three)
+    with computed() as calls:
+        prepare_experiment(extended)
+    assert calls == [("train", "rounds/003/control")]
+    assert difference(Storage(str(tmp_path / "late")), Storage(str(tmp_path / "fresh")), "rounds/003/control") == 0
 
 
 def test_an_inspection_that_skipped_records_is_told_to_everyone(
