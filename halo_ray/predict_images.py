@@ -56,14 +56,15 @@ class ReadImages:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = batch.select(["image_id", "image_uri"]).to_pylist()
-        for row, file in zip(rows, read_ahead(batch["image_uri"].to_pylist()), strict=True):
-            try:
-                image = decode_image(file)[0]
-            except BadRecordError as error:
-                row["problem"] = str(error)
-                continue
-            shown = View.whole(self.size).image(image).tobytes()
-            row |= {"image": shown, "height": image.height, "width": image.width}
+        with read_ahead(batch["image_uri"].to_pylist()) as files:
+            for row, file in zip(rows, files, strict=True):
+                try:
+                    image = decode_image(file)[0]
+                except BadRecordError as error:
+                    row["problem"] = str(error)
+                    continue
+                shown = View.whole(self.size).image(image).tobytes()
+                row |= {"image": shown, "height": image.height, "width": image.width}
         kinds = {"image": pa.large_binary(), "height": pa.int32(), "width": pa.int32(), "problem": pa.string()}
         schema = pa.schema([("image_id", pa.string()), ("image_uri", pa.string()), *kinds.items()])
         return pa.Table.from_pylist(rows, schema=schema)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +36,8 @@ class DecodeImages:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         if self.features is None:
-            found = [self._image(file) for file in read_ahead(batch["image_uri"].to_pylist())]
+            with read_ahead(batch["image_uri"].to_pylist()) as files:
+                found = [self._image(file) for file in files]
         else:
             found = [(data, None) for data in self._stored(batch["image_id"].to_pylist(), self.features)]
         batch = batch.append_column("image", pa.array([image for image, _ in found], pa.large_binary()))
@@ -48,12 +48,11 @@ class DecodeImages:
             batch = batch.append_column("label", pa.array(labels, pa.large_binary()))
         return batch
 
-    def _stored(self, image_ids: list[str], features: Features) -> Iterator[bytes]:
+    def _stored(self, image_ids: list[str], features: Features) -> list[bytes]:
         which = [False, True] if self.mirrored else [False]
         repeated = [image_id for image_id in image_ids for _ in which]
-        files = read_ahead(features.uris(self.split, repeated, which * len(image_ids)))
-        for _ in image_ids:
-            yield b"".join(features.read(next(files), self.size) for _ in which)
+        with read_ahead(features.uris(self.split, repeated, which * len(image_ids))) as files:
+            return [b"".join(features.read(next(files), self.size) for _ in which) for _ in image_ids]
 
     def _image(self, file: File) -> tuple[bytes | None, str | None]:
         """The resized image, or why there is none."""
@@ -66,11 +65,11 @@ class DecodeImages:
 
     def _labels(self, batch: pa.Table, classes: ClassSet) -> list[Pixels]:
         rows = batch.select(["label_uri", "label_format", "height", "width"]).to_pylist()
-        files = read_ahead(row["label_uri"] for row in rows)
-        return [
-            decode_label(file, classes, row["label_format"], (row["height"], row["width"]))
-            for file, row in zip(files, rows, strict=True)
-        ]
+        with read_ahead(row["label_uri"] for row in rows) as files:
+            return [
+                decode_label(file, classes, row["label_format"], (row["height"], row["width"]))
+                for file, row in zip(files, rows, strict=True)
+            ]
 
 
 def pixels(data: bytes, *shape: int) -> Pixels:

@@ -60,17 +60,24 @@ def file(uri: str) -> File:
     return File(uri, lambda: _read(uri))
 
 
-def read_ahead(uris: Iterable[str]) -> Iterator[File]:
-    """The files of ``uris`` in their order, the next READ_AHEAD of which are being fetched."""
+@contextmanager
+def read_ahead(uris: Iterable[str]) -> Iterator[Iterator[File]]:
+    """The files of ``uris`` in their order, the next READ_AHEAD of which are being fetched while the body runs."""
+    # Not a generator of the files alone: where an error's traceback kept that alive the garbage collector joined its
+    # threads, and it may do so in a thread that is starting, which then waits for itself for ever.
     uris = list(uris)
     with ThreadPoolExecutor(READ_AHEAD) as pool:
         coming = [pool.submit(_read, uri) for uri in uris[:READ_AHEAD]]
-        try:
+
+        def files() -> Iterator[File]:
             for place, uri in enumerate(uris):
                 if place + READ_AHEAD < len(uris):
                     coming.append(pool.submit(_read, uris[place + READ_AHEAD]))
                 yield File(uri, coming.pop(0).result)
-        finally:  # of those that nobody will ask for
+
+        try:
+            yield files()
+        finally:  # those that nobody will ask for
             for reading in coming:
                 reading.cancel()
 

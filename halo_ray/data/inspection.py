@@ -53,15 +53,15 @@ class InspectRecords:
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = batch.to_pylist()
         uris = [row[key] for row in rows for key in ("image_uri", "label_uri") if row[key] is not None]
-        files = read_ahead(uris)
-        for row in rows:
-            image = next(files)
-            label = None if row["label_uri"] is None else next(files)
-            row |= {"problem": None, "changes": [], "class_pixels": None}
-            try:
-                self._inspect(row, image, label)
-            except BadRecordError as error:
-                row["problem"] = str(error)
+        with read_ahead(uris) as files:
+            for row in rows:
+                image = next(files)
+                label = None if row["label_uri"] is None else next(files)
+                row |= {"problem": None, "changes": [], "class_pixels": None}
+                try:
+                    self._inspect(row, image, label)
+                except BadRecordError as error:
+                    row["problem"] = str(error)
         return pa.Table.from_pylist(rows, schema=INSPECTED)
 
     def _inspect(self, row: dict[str, Any], image: File, label: File | None) -> None:

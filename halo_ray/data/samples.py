@@ -67,11 +67,12 @@ class LoadSamples:
         labels = ray.get(self.labels)
         rows = batch.to_pylist()
         dense = [row["domain"] == SOURCE or self.dense_target for row in rows]
-        files = read_ahead(chain.from_iterable(self._uris(row, d) for row, d in zip(rows, dense, strict=True)))
+        uris = chain.from_iterable(self._uris(row, d) for row, d in zip(rows, dense, strict=True))
         samples = []
-        for row, d in zip(rows, dense, strict=True):
-            image = next(files)
-            samples.append(self._labelled(row, image, next(files)) if d else self._target(row, image, labels))
+        with read_ahead(uris) as files:
+            for row, d in zip(rows, dense, strict=True):
+                image = next(files)
+                samples.append(self._labelled(row, image, next(files)) if d else self._target(row, image, labels))
         return pa.Table.from_pylist(samples, schema=SAMPLES)
 
     def _uris(self, row: dict[str, Any], dense: bool) -> list[str]:

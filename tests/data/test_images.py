@@ -2,6 +2,7 @@
 
 import re
 import struct
+import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -116,11 +117,24 @@ def test_files_read_ahead_come_in_order_and_a_bad_one_fails_when_its_content_is_
     for name in names:
         (tmp_path / name).write_bytes(name.encode())
     (tmp_path / "7").unlink()
-    seen = list(read_ahead(str(tmp_path / name) for name in names))
+    with read_ahead(str(tmp_path / name) for name in names) as files:
+        seen = list(files)
     assert [each.uri for each in seen] == [file(str(tmp_path / name)).uri for name in names]
     assert [each.read() for i, each in enumerate(seen) if i != 7] == [n.encode() for n in names if n != "7"]
     with pytest.raises(OSError, match="7"):
         seen[7].read()
+
+
+def test_an_error_leaves_no_thread_that_reads_ahead_however_long_its_traceback_is_kept(tmp_path: Path) -> None:
+    kept = []
+    before = set(threading.enumerate())
+    try:
+        with read_ahead(str(tmp_path / f"{i}") for i in range(20)) as files:
+            next(files)
+            raise ValueError("of the consumer")
+    except ValueError as error:
+        kept.append(error)
+    assert set(threading.enumerate()) == before
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "bmp"])
