@@ -30,7 +30,7 @@ from halo_ray.errors import InputError
 from halo_ray.gauges import PROGRESS, Gauges
 from halo_ray.inspected import inspect_or_take, with_stored_sizes
 from halo_ray.models.build import ModelConfig, located
-from halo_ray.runtime import ray_session
+from halo_ray.runtime import check_own_process, ray_session
 from halo_ray.storage import Stages, Storage, round_directory
 from halo_ray.training.config import check_workers
 from halo_ray.visibility import check_shared
@@ -110,7 +110,8 @@ def open_experiment(config: Config) -> Iterator[Context]:
         text = config_to_yaml(config).encode()
         # Decided once: while a cluster grows and shrinks it would be now this and now that.
         config = replace(config, execution=replace(config.execution, device=device_of(config.execution)))
-        check_shared(storage, [*local_files(splits), *shared])
+        check_own_process(config.execution)
+        check_shared(storage, config.execution, [*local_files(splits), *shared])
         if begun:
             splits = with_stored_sizes(splits, storage)
         else:

@@ -1,4 +1,4 @@
-"""The quality of a model on the validation split, over a pool of actors."""
+"""The quality of a model on the validation split."""
 
 from __future__ import annotations
 

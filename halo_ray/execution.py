@@ -25,7 +25,8 @@ class ExecutionConfig:
     min_actors: int = 1
     """The fewest inference actors (scoring, evaluation)."""
     max_actors: int = 2
-    """The most inference actors; 0 computes in the driver's own process (no start-up), which pays for few images."""
+    """The most inference actors; 0 computes in the driver's own process (no start-up), which pays for few images. The
+    trials of a sweep on GPUs have one at the least."""
     images_per_actor: int = 256
     """An inference actor is added for every so many images: it must load torch and the model first."""
     cpus_per_actor: float = 0.5

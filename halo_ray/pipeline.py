@@ -6,7 +6,7 @@ For few images an actor takes longer to start than to compute: execution.max_act
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ import ray
 import ray.data
 from ray.util.annotations import RayDeprecationWarning
 
-from halo_ray.cluster import ANYWHERE, device_of, has_unlike_nodes, uses_gpu
+from halo_ray.cluster import ANYWHERE, device_of, has_unlike_nodes
 from halo_ray.data.classes import ClassSet
 from halo_ray.data.inspection import Inspection, InspectRecords, SplitInspection
 from halo_ray.data.listing import MANIFEST
@@ -77,8 +77,12 @@ class Computation:
                 yield results
             return
         decoded = stream(self.table, self.config.block_images, self.decode)
-        with inference_here(), arrow_batches(decoded, self.config.batch_images) as batches:
-            yield map(self.worker(**self._arguments()), batches)
+        with (
+            inference_here(),
+            arrow_batches(decoded, self.config.batch_images) as batches,
+            closing(self._here(batches)) as results,
+        ):
+            yield results
 
     def results(self) -> ray.data.Dataset:
         """The same as a stream, to be written where it is computed; here, it has been computed when this returns."""
@@ -87,16 +91,21 @@ class Computation:
         with self.batches() as batches:
             return ray.data.from_arrow_refs([ray.put(batch) for batch in batches])
 
+    def _here(self, batches: Iterator[pa.Table]) -> Generator[pa.Table]:
+        worker = self.worker(**self._arguments())  # gone, with its model, when this ends
+        for batch in batches:
+            yield worker(batch)
+
     def _on_actors(self) -> ray.data.Dataset:
-        config, actors = self.config, actors_for(self.table.num_rows, self.config)
+        config, actors, arguments = self.config, actors_for(self.table.num_rows, self.config), self._arguments()
         return stream(self.table, config.block_images, self.decode).map_batches(
             self.worker,
-            fn_constructor_kwargs=self._arguments(),
+            fn_constructor_kwargs=arguments,
             compute=ray.data.ActorPoolStrategy(min_size=min(config.min_actors, actors), max_size=actors),
             batch_size=config.batch_images,
             batch_format="pyarrow",
             num_cpus=config.cpus_per_actor,
-            num_gpus=1 if uses_gpu(config) else 0,
+            num_gpus=1 if arguments["device"] == "cuda" else 0,
         )
 
     def _arguments(self) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""Class maps of a folder or bucket of images, written as PNG files by a pool of actors."""
+"""Class maps of a folder or bucket of images, written as PNG files."""
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -24,7 +24,7 @@ from halo_ray.pipeline import Computation
 from halo_ray.prediction import predict, with_mirror_image
 from halo_ray.progress import progress
 from halo_ray.results import CHECKPOINTS
-from halo_ray.runtime import SCORING_THREADS
+from halo_ray.runtime import SCORING_THREADS, check_own_process
 from halo_ray.storage import Storage
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -71,7 +71,7 @@ class ReadImages:
 
 
 class Predictor:
-    """Writes the class map of each image; the class that the actors of the pool run."""
+    """Writes the class map of each image; what actors run."""
 
     def __init__(self, job: PredictionJob, device: str) -> None:
         torch.set_num_threads(SCORING_THREADS)
@@ -178,6 +178,7 @@ def predict_images(
     table, target = find_images(images), Storage(out)
     _check_apart(Storage(_split(images)[0]), target)
     target.check_writable()
+    check_own_process(replace(execution, num_workers=None))
     job = PredictionJob(storage.uri, name, target.uri, (shown[0], shown[1]), flip, overlay)
     done, problems = 0, []
     computation = Computation(table, ReadImages(job.size), Predictor, {"job": job}, execution)

@@ -22,6 +22,9 @@ from halo_ray.cluster import keep_stream_actors_here, uses_gpu, wait_for_node
 from halo_ray.errors import InputError
 from halo_ray.execution import ExecutionConfig
 
+# Without it matrix products are not repeatable. For every process that computes alike, and before CUDA starts there.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 NAMESPACE = "halo_ray"
 
 CONNECT_SECONDS = 10
@@ -99,6 +102,18 @@ def _end_streams(error: BaseException) -> None:
             thread.join(timeout=CONNECT_SECONDS)
 
 
+def check_own_process(config: ExecutionConfig) -> None:
+    """Raises InputError where this process is to compute on a GPU that it does not have."""
+    if not uses_gpu(config) or _has_gpu():
+        return
+    for key in ("num_workers", "max_actors"):
+        if getattr(config, key) == 0:
+            raise InputError(
+                f"execution.{key} is 0, which computes in the driver's own process, but there is no GPU where that "
+                "runs: raise it, or set execution.device to cpu"
+            )
+
+
 @contextmanager
 def inference_here() -> Iterator[None]:
     """This process computes as an inference actor does while the body runs, and then again as it did."""
@@ -106,11 +121,14 @@ def inference_here() -> Iterator[None]:
 
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     strict_warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    measures = torch.backends.cudnn.benchmark
     torch.set_num_threads(SCORING_THREADS)
     torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.benchmark = False
     try:
         yield
     finally:
+        torch.backends.cudnn.benchmark = measures
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(strict, warn_only=strict_warns)
         if torch.cuda.is_available():  # or actors and training would miss what nobody uses

@@ -75,7 +75,7 @@ def stage_entry(context: Context, name: str) -> str:
         "weights": [list(_files(each)) for each in weights if each and each not in ARCHITECTURES],
     }
     if kind != "features" and config.data.known_labels:
-        contents["known"] = _sha256(context.storage.read(Ledger.file(0)))
+        contents["known"] = Ledger(context.storage).digest(0)
     if kind == "score" and context.never is not None:
         contents["never"] = [list(context.never.shape), _sha256(context.never.tobytes())]
     return _entry(name, config, context.splits, context.classes, contents)
@@ -105,7 +105,7 @@ def _digest(manifest: pa.Table) -> str:
 
 
 def _files(name: str) -> Iterator[tuple[str, str]]:
-    """Names and digests of the files at a local path; none of a hub id, which names a version of its own."""
+    """Names and digests of the files at a local path; none of a hub id, whose files nobody looks at here."""
     place = Path(name).expanduser()
     for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
         if path.is_file():

@@ -16,7 +16,10 @@ from halo_ray.storage import Stages, Storage, round_directory
 if TYPE_CHECKING:
     from halo_ray.context import Context
 
-PRETRAIN = "pretrain"
+FEATURES, PRETRAIN = "features", "pretrain"
+MIXED = "mixed"
+"""Noted of a stage that was done partly with one setting and partly with another."""
+
 _MARKER = "stage.json"
 
 
@@ -107,16 +110,19 @@ class SharedStages(Stages):
     def run(self, name: str, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """As Stages.run."""
         kind = shared_kind(self._context, name)
-        if kind is None or not all(self.storage.exists(self._note(stage)) for stage in _before(name)):
+        if kind is None:
             return super().run(name, work, *args, **kwargs)
-        shareable, entry, note = SHAREABLE[kind], self._entry(name), self._note(name)
         if not self.done(name):
-            self.storage.write_json(note, name)
+            self._begin(name)
+        cached = self._context.config.training.cache_features
+        if not all(self._is_of_now(stage) for stage in (*_before(name, cached_features=cached), name)):
+            return super().run(name, work, *args, **kwargs)
+        shareable, entry = SHAREABLE[kind], self._entry(name)
         found = self._store.find(entry)
         if found is not None and shareable.serves(self._context, found):
             return super().run(name, self._take, shareable, found)
         result = super().run(name, work, *args, **kwargs)
-        if found is None and self.storage.exists(note) and shareable.whole(self._store, result):
+        if found is None and shareable.whole(self._store, result):
             plan = asdict(self._context.plan[0]) if self._context.plan else None
             self._store.publish(entry, self._context.storage, shareable.directories(result), result, plan)
         return result
@@ -126,13 +132,21 @@ class SharedStages(Stages):
             self._entries[name] = stage_entry(self._context, name)
         return self._entries[name]
 
-    def _note(self, name: str) -> str:
-        """A file that says: the stage was done with what names its result now.
+    def _begin(self, name: str) -> None:
+        """Notes what names the result of a stage that is not done; nothing does where it was begun as another's."""
+        entry = self._entry(name)
+        self.storage.write_json(_note(name), entry if self._noted(name) in (None, entry) else MIXED)
 
-        It need not have been. An experiment may be asked for more rounds, or lose the weights that it began with, and
-        be killed before it has published.
+    def _is_of_now(self, name: str) -> bool:
+        """Whether a stage was done, from its beginning, with what names its result now.
+
+        It need not have been. An experiment may be asked for more rounds, lose the weights that it began with, or go on
+        on another device, and be killed before it has published.
         """
-        return f"stages/shared/{self._entry(name)}.json"
+        return self._noted(name) == self._entry(name)
+
+    def _noted(self, name: str) -> str | None:
+        return str(self.storage.read_json(_note(name))) if self.storage.exists(_note(name)) else None
 
     def _take(self, shareable: Shareable, found: Published) -> Any:
         if shareable.take is not None:
@@ -148,17 +162,25 @@ def stages_of(context: Context) -> Stages:
     return Stages(context.storage) if where is None else SharedStages(context, SharedStore(Storage(where)))
 
 
-def _before(name: str) -> list[str]:
-    """The shared stages whose models a stage goes on from."""
-    if name in ("features", PRETRAIN):
+def _note(name: str) -> str:
+    return f"stages/shared/{name}.json"
+
+
+def _before(name: str, *, cached_features: bool) -> list[str]:
+    """The shared stages whose results a stage goes on from."""
+    features = [FEATURES] if cached_features else []
+    if name == FEATURES:
         return []
+    if name == PRETRAIN:
+        return features
     twin = re.fullmatch(r"rounds/(\d+)/control", name)
-    return [PRETRAIN, *(f"{round_directory(number)}/control" for number in range(1, int(twin[1]) if twin else 0))]
+    twins = [f"{round_directory(number)}/control" for number in range(1, int(twin[1]) if twin else 0)]
+    return [*features, PRETRAIN, *twins]
 
 
 def shared_kind(context: Context, name: str) -> str | None:
     """Which kind of stage that others can use ``name`` is, if any."""
-    if re.fullmatch(rf"features|{PRETRAIN}|{round_directory(0)}/evaluate|rounds/\d+/control", name):
+    if re.fullmatch(rf"{FEATURES}|{PRETRAIN}|{round_directory(0)}/evaluate|rounds/\d+/control", name):
         return name.rpartition("/")[2]
     # Later rounds score with models of their own; maps are not kept for others.
     if name == f"{round_directory(1)}/score" and context.config.execution.save_maps == "none":

@@ -11,14 +11,12 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from halo_ray.errors import InputError
+from halo_ray.errors import InputError, one_line
+from halo_ray.execution import ExecutionConfig
 from halo_ray.storage import Storage
 
-ANSWER_SECONDS = 120
-"""Longest wait for a node to say what it sees."""
 
-
-def check_shared(storage: Storage, files: Collection[str] = ()) -> None:
+def check_shared(storage: Storage, config: ExecutionConfig, files: Collection[str] = ()) -> None:
     """Raises InputError where a node that computes does not see ``storage`` or one of the local ``files``."""
     nodes = _nodes_that_compute()
     others = nodes - {ray.get_runtime_context().get_node_id()}
@@ -29,7 +27,7 @@ def check_shared(storage: Storage, files: Collection[str] = ()) -> None:
     if storage.local:
         storage.write(name.removeprefix(storage.path("")), b"")
     try:
-        missing = _missing_on(others, looked)
+        missing = _missing_on(others, looked, config.node_seconds)
     finally:
         if storage.local:
             storage.filesystem.delete_file(name)
@@ -47,35 +45,40 @@ def _nodes_that_compute() -> set[str]:
     return {node["NodeID"] for node in nodes if node["Resources"].get("CPU") or node["Resources"].get("GPU")}
 
 
-def _missing_on(nodes: Collection[str], files: list[str]) -> list[list[str]]:
+def _missing_on(nodes: Collection[str], files: list[str], seconds: float) -> list[list[str]]:
     """Those of the files that each node does not see; nodes that are gone meanwhile are left out.
 
     Raises:
-        InputError: a node does not answer, as where a mount hangs.
+        InputError: a node does not answer, as where a mount hangs, or cannot run what a job asks of it.
     """
     task = ray.remote(num_cpus=0)(_missing)
     asked: dict[Any, str] = {}
     for node in nodes:
         place = NodeAffinitySchedulingStrategy(node, soft=False)
         asked[task.options(scheduling_strategy=place).remote(files)] = node
-    done, late = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_SECONDS)
+    done, late = ray.wait(list(asked), num_returns=len(asked), timeout=seconds)
     for reference in late:
         ray.cancel(reference, force=True)
     silent = {asked[reference] for reference in late} & _nodes_that_compute()
     if silent:
         raise InputError(
-            f"{len(silent)} of {len(nodes)} other nodes did not say in {ANSWER_SECONDS} s whether they see {files[0]}: "
-            f"check the mounts of node {min(silent)}, or end it"
+            f"{len(silent)} of {len(nodes)} other nodes did not say in {seconds:g} s (execution.node_seconds) whether "
+            f"they see {files[0]}: check the mounts and the environment of node {min(silent)}, or wait longer"
         )
-    return [found for found in map(_answer, done) if found is not None]
+    return [found for reference in done if (found := _answer(reference, asked[reference])) is not None]
 
 
-def _answer(reference: Any) -> list[str] | None:
+def _answer(reference: Any, node: str) -> list[str] | None:
     """What a node said; None where it is gone."""
     try:
         found: list[str] = ray.get(reference)
-    except RayError:
-        return None
+    except RayError as error:
+        if node not in _nodes_that_compute():
+            return None
+        raise InputError(
+            f"node {node} of the Ray cluster cannot run what a job asks of it ({one_line(error)[-300:]}): check its "
+            "environment, or end it"
+        ) from error
     return found
 
 

@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="input of the network in pixels")
     parser.add_argument("--on-bad-record", choices=("skip", "fail"), default="skip", help="what unreadable images do")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--max-actors", type=int, default=2, help="the most inference actors")
+    parser.add_argument("--max-actors", type=int, default=2, help="the most inference actors; 0: in this process")
     parser.add_argument("--ray-address", help="address of a running Ray cluster")
     options = parser.parse_args(arguments)
     return exit_code(lambda: run(**vars(options)))

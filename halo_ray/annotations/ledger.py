@@ -93,6 +93,10 @@ class Ledger:
             self._write_checksum(number, data)
         return int(pq.read_metadata(self._open(number)).num_rows)
 
+    def digest(self, number: int) -> str:
+        """The SHA-256 of a committed round's file."""
+        return hashlib.sha256(self._open(number).getvalue()).hexdigest()
+
     def read(self, before: int, columns: list[str] | None = None, first: int = 0) -> pa.Table:
         """Rows of the rounds first..before−1, in the order of their commit."""
         schema = LEDGER if columns is None else pa.schema([LEDGER.field(name) for name in columns])

@@ -75,26 +75,26 @@ def measure(config: Config, start: Cost) -> Measured:
         InputError: something must be mended before the experiment could run.
     """
     listed = list_splits(config.data, config.data_root, config.seed)
-    sample, inspection = _inspected(config, listed)
+    looked_at = _sample(listed, config.execution)
+    sample, inspection = _inspected(config, looked_at)
     found = _whole(config, listed, sample)
     found.costs |= {"start": start, "inspect": inspection}
     storage, name = Storage(config.output_dir), f"plan-{uuid.uuid4().hex[:8]}"
     try:
-        with open_experiment(_scratch(config, found, sample, storage.below(name).uri)) as context:
+        with open_experiment(_scratch(config, found, looked_at, sample, storage.below(name).uri)) as context:
             _time_stages(config, context, found)
     finally:
         storage.clear(name)
     return found
 
 
-def _inspected(config: Config, listed: Splits) -> tuple[Splits, Cost]:
-    """The usable ones of the first images, and what it costs to look at them.
+def _inspected(config: Config, sample: Splits) -> tuple[Splits, Cost]:
+    """The usable images of a sample, and what it costs to look at them.
 
     Raises:
         InputError: one of them is not usable, and data.on_bad_record is "fail".
     """
     execution, classes = config.execution, class_set(config.data.class_set)
-    sample = _first(listed, lambda images: max(IMAGES, _enough(images, execution)))
     unknown = [split for split in SPLITS if getattr(sample, split)["height"].null_count]
     if not unknown:
         return sample, Cost(0, 0)
@@ -109,9 +109,10 @@ def _inspected(config: Config, listed: Splits) -> tuple[Splits, Cost]:
     return usable, Cost(max(taken[0][1] - each * taken[0][0], 0), each)
 
 
-def _enough(images: int, execution: ExecutionConfig) -> int:
-    """Images that keep all actors busy that a stage has for so many."""
-    return actors_for(images, execution) * execution.batch_images * BATCHES_PER_ACTOR
+def _sample(listed: Splits, execution: ExecutionConfig) -> Splits:
+    """The first images of each split, as many as keep all actors busy that a stage has for it."""
+    batches = execution.batch_images * BATCHES_PER_ACTOR
+    return _first(listed, lambda images: max(IMAGES, actors_for(images, execution) * batches))
 
 
 def _first(splits: Splits, count: Callable[[int], int]) -> Splits:
@@ -141,10 +142,10 @@ def _whole(config: Config, listed: Splits, sample: Splits) -> Measured:
     )
 
 
-def _scratch(config: Config, found: Measured, sample: Splits, directory: str) -> Config:
-    """The same experiment on the sample, with one round that buys as much of an image as planned."""
+def _scratch(config: Config, found: Measured, looked_at: Splits, sample: Splits, directory: str) -> Config:
+    """The same experiment on the images looked at, with one round that buys as much of a usable one as planned."""
     training, acquisition = config.training, replace(config.acquisition, rounds=1)
-    few = {split: replace(getattr(config.data, split), count=getattr(sample, split).num_rows) for split in SPLITS}
+    few = {split: replace(getattr(config.data, split), count=getattr(looked_at, split).num_rows) for split in SPLITS}
     if found.rounds:
         regions = round(found.rounds[0].regions * sample.pool_pixels / found.pool_pixels)
         acquisition = replace(acquisition, budget=max(regions, 1), budget_unit="regions")
@@ -193,7 +194,7 @@ def _time_stages(config: Config, context: Context, found: Measured) -> None:
     if config.rounds or config.training.protocol == "fully_supervised":
         how: dict[str, Any] = {"start": model, "number": 1, "labels": "bought" if config.rounds else "all"}
         _timed_training(context, stages, found, "train", "rounds/001/checkpoint", **how)
-    if config.data.known_labels and not config.has_source:  # which are not in the sample
+    if config.data.known_labels and not config.has_source and "train" in found.costs:  # which are not in the sample
         found.costs["pretrain"] = found.costs["train"]
 
 

@@ -50,7 +50,7 @@ def run_trials(base: Config, space: SearchSpace, how: SweepConfig, storage: Stor
     Raises:
         InputError: a trial failed, or something must be mended before any can begin.
     """
-    check_shared(storage)
+    check_shared(storage, base.execution)
     base, together = _sized(base, how)
     _prepare(base, space, together)
     _tune(base, space, how, together, storage)
@@ -78,7 +78,7 @@ def _sized(base: Config, how: SweepConfig) -> tuple[Config, int]:
         reserved = max(largest * execution.cpus_per_worker, actors * execution.cpus_per_actor)
         # What computes in the trial's own process reserves nothing, and needs CPUs all the same.
         own = int(cpus / base.training.threads)
-        room = int((cpus - 1) / reserved) if reserved else own
+        room = int((cpus - 1) / reserved) if reserved else how.max_concurrent_trials or own
         fit = room if workers else min(room, own)
         together = how.max_concurrent_trials or max(fit, 1)
         actors = min(max(int((cpus - 1) / execution.cpus_per_actor / together), 1), execution.max_actors)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -44,7 +43,6 @@ class Worker:
         where = torch.device(device or get_device())
         gpu = where.type == "cuda"
         if gpu:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it matrix products are not repeatable
             # Input sizes stay the same, so the fastest convolution is worth looking for, where any may be taken.
             torch.backends.cudnn.benchmark = not config.deterministic
         return cls(

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ from PIL import Image
 from ray_head import ROOT, Head, listed, own_actors, until
 
 TOGETHER = 2
-CURVATURES = ("1", "0.001")
-TRIALS = [f"c{curvature}-b0.01-{name}-s0" for curvature in ("1.0", "0.001") for name in ("halo", "random")]
+CURVATURES, BUDGETS, FUNCTIONS = (1.0, 0.001), (0.01,), ("halo", "random")
+CELLS = set(product(CURVATURES, BUDGETS, FUNCTIONS))
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,9 @@ def start(head: Head, directory: Path, *options: str) -> subprocess.Popen[str]:
         "--preset",
         "tiny",
         "--curvature",
-        *CURVATURES,
+        *map(str, CURVATURES),
         "--budget",
-        "0.01",
+        *map(str, BUDGETS),
     ]
     command += ["--acquisition", "halo", "--scheduler", "asha", "--max_concurrent_trials", str(TOGETHER)]
     return subprocess.Popen(
@@ -89,7 +90,7 @@ def test_pretraining_of_each_curvature_ran_once(sweep: Sweep) -> None:
     trained = {path.parent.parent.name for path in sweep.directory.glob("trials/*/tensorboard/pretrain")}
     assert len(trained) == len(CURVATURES)
     weights = [path.read_bytes() for path in sweep.directory.glob("trials/*/pretrain/checkpoint/model.safetensors")]
-    assert len(weights) == len(TRIALS)
+    assert len(weights) == len(CELLS)
     assert len(set(weights)) == len(CURVATURES)
 
 
@@ -102,9 +103,9 @@ def test_the_second_driver_did_nothing_again(sweep: Sweep) -> None:
 def test_the_table_has_every_cell(sweep: Sweep) -> None:
     rows = list(csv.DictReader((sweep.directory / "results.csv").open()))
     cells = {(float(row["curvature"]), float(row["budget"]), row["acquisition"]) for row in rows}
-    assert cells == {(curvature, 0.01, name) for curvature in (1.0, 0.001) for name in ("halo", "random")}
+    assert cells == CELLS
     for row in rows:
-        trial = f"c{row['curvature']}-b0.01-{row['acquisition']}-s0"
+        trial = f"c{row['curvature']}-b{row['budget']}-{row['acquisition']}-s0"
         last = json.loads((sweep.directory / "trials" / trial / "metrics.jsonl").read_text().splitlines()[-1])
         assert float(row["miou"]) == last["miou"]
         assert f"{100 * last['miou']:.1f}" in sweep.said

@@ -191,7 +191,8 @@ def test_many_actors_are_timed_on_as_many_images_as_keep_them_busy(
         (ExecutionConfig(max_actors=16, images_per_actor=100, batch_images=4), 4 * 4 * 10),
     ):
         looked.clear()
-        usable, _ = module._inspected(replace(configure(), execution=execution), listed)
+        sample = module._sample(listed, execution)
+        usable, _ = module._inspected(replace(configure(), execution=execution), sample)
         assert usable.pool.num_rows == expected
         assert looked == [expected // 6, expected // 6, expected]
 
@@ -223,16 +224,22 @@ def test_without_a_source_nothing_is_pretrained_on(cluster: None, configure: Cal
 
 
 def test_unusable_images_of_the_sample_are_said(
-    cluster: None, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    cluster: None,
+    dataset: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(module, "IMAGES", 4)
     root = Path(shutil.copytree(dataset, tmp_path / "data"))
-    (root / "night/images/3.jpg").write_bytes(b"no image")
+    for number in range(3):  # all that a sample of as many as are usable would hold
+        (root / f"night/images/{number}.jpg").write_bytes(b"no image")
     config = small_config(root, tmp_path / "experiment")
-    with pytest.raises(InputError, match=r"night/images/3\.jpg"):
+    with pytest.raises(InputError, match=r"night/images/0\.jpg"):
         plan_experiment(config)
     skipping = replace(config, data=replace(config.data, on_bad_record="skip"))
     plan_experiment(skipping)
-    assert "data.pool: 3 is skipped" in capsys.readouterr().out
+    assert "data.pool: 2 is skipped" in capsys.readouterr().out
     for path in (root / "night/images").iterdir():
         path.write_bytes(b"no image")
     with pytest.raises(InputError, match=r"data\.pool has no usable record"):

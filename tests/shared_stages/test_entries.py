@@ -114,7 +114,7 @@ def test_what_the_files_hold_counts(context: Context, tmp_path: Path) -> None:
     known = []
     for data in (b"one", b"two"):
         storage = Storage(str(tmp_path / data.decode()))
-        storage.write(Ledger.file(0), data)
+        Ledger(storage).commit(0, data)
         known.append(replace(context, config=config, storage=storage))
     assert differing(*known) == MODEL
 

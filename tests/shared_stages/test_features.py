@@ -21,11 +21,12 @@ from small_experiments import (
 )
 
 from halo_ray.config import Config
-from halo_ray.context import open_experiment
+from halo_ray.context import Context, open_experiment
 from halo_ray.data.transforms import AugmentationConfig
 from halo_ray.errors import InputError
 from halo_ray.experiment import prepare_experiment
 from halo_ray.features import stored_features
+from halo_ray.shared_stages import stages_of
 from halo_ray.storage import Stages, Storage
 from halo_ray.training.stage import train
 
@@ -126,3 +127,16 @@ def test_features_of_another_store_mislead_no_other(featured: tuple[Path, Config
         found = stored_features(context)
     assert found is not None
     assert tree(Path(found.experiment, FEATURES)) == tree(Path(featured[2].output_dir, FEATURES))
+
+
+def test_a_model_trained_on_features_of_another_result_is_nobodys_else(context: Context, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    config = on_features(context.config, store)
+    for name, shared in (("same", ["cpu", "cpu"]), ("mixed", ["cuda", "cpu"])):
+        storage = Storage(str(tmp_path / name))
+        Path(tmp_path, name, PRETRAINED).mkdir(parents=True)
+        for stage, device in zip(("features", "pretrain"), shared, strict=True):
+            on = replace(context, config=changed(config, "execution.device", device), storage=storage)
+            stages_of(on).run(stage, lambda: {"checkpoint": PRETRAINED, "shared": None})
+        assert entries(store) == Counter({"pretrain": 1} if name == "same" else {})
+        shutil.rmtree(store, ignore_errors=True)

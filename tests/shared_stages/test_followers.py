@@ -29,14 +29,14 @@ import halo_ray.inspected
 from halo_ray.acquisition.budget import image_limit, plan_budget
 from halo_ray.annotations.annotate import annotate
 from halo_ray.config import Config
-from halo_ray.context import open_experiment
+from halo_ray.context import Context, open_experiment
 from halo_ray.errors import InputError
 from halo_ray.experiment import prepare_experiment
 from halo_ray.results import read_metrics
 from halo_ray.selection import select_regions
 from halo_ray.shared_keys import stage_entry
 from halo_ray.shared_stages import SharedStore, stages_of
-from halo_ray.storage import Storage
+from halo_ray.storage import Stages, Storage
 from halo_ray.training.stage import train
 
 
@@ -212,3 +212,27 @@ def test_an_inspection_that_was_taken_is_the_same(shared: Shared) -> None:
     )
     assert leader == follower == alone
     assert len(leader) >= 4
+
+
+def test_what_was_begun_as_another_result_is_nobodys_else(context: Context, tmp_path: Path) -> None:
+    """A stage that is killed on one device and ends on another is neither device's, nor is what goes on from it."""
+    store = tmp_path / "store"
+
+    def on(device: str, **training: object) -> Stages:
+        config = changed(context.config, "execution.shared_stages", str(store))
+        config = changed(config, "execution.device", device)
+        config = changed(config, "training", replace(config.training, **training))
+        return stages_of(replace(context, config=config, storage=Storage(str(tmp_path / "experiment"))))
+
+    def killed() -> None:
+        raise KeyboardInterrupt
+
+    result = {"checkpoint": PRETRAINED}
+    Path(tmp_path, "experiment", PRETRAINED).mkdir(parents=True)
+    with pytest.raises(KeyboardInterrupt):
+        on("cuda").run("pretrain", killed)
+    assert on("cpu").run("pretrain", lambda: result) == result
+    for device in ("cpu", "cuda", "cpu"):
+        assert on(device).run("pretrain", killed) == result
+        assert on(device).run("rounds/000/evaluate", lambda: []) == []
+    assert entries(store) == Counter()
