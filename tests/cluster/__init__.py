@@ -1,0 +1,1 @@
+"""One package, so that its head ends with it."""
