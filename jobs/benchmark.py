@@ -6,7 +6,7 @@ python jobs/benchmark.py scoring                   # a pool through Ray Data, ag
 python jobs/benchmark.py selection                 # the cut of 10^9 candidates, the messages of 10^6 images; 10 minutes
 python jobs/benchmark.py data                      # training samples against bare Pillow, and from S3; 2 minutes
 python jobs/benchmark.py train                     # the training loop and step, against bare and official; 10 minutes
-python jobs/benchmark.py sweep                     # a sweep, against its trials one after another; 20 minutes
+python jobs/benchmark.py sweep                     # a sweep, against its trials one after another; 7 minutes
 python jobs/benchmark.py plan --data_root PATH     # the planner, against the run of the CamVid preset; 20 minutes
 python jobs/benchmark.py model --device cuda
 """
