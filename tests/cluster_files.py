@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +30,9 @@ def pinned(package: str) -> str:
     return found[1]
 
 
-def changed(tree: Any, change: Callable[[Any], None]) -> Any:
-    tree = copy.deepcopy(tree)
-    change(tree)
-    return tree
-
-
 def ray_cluster(name: str) -> Any:
     spec = load(name)["spec"]
     return spec.get("rayClusterSpec", spec)
-
-
-def groups(name: str) -> dict[str, Any]:
-    return {group["groupName"]: group for group in ray_cluster(name)["workerGroupSpecs"]}
 
 
 def pods(name: str) -> list[Any]:

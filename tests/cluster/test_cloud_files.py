@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -13,9 +14,15 @@ import jsonschema
 import pytest
 import ray.autoscaler
 import yaml
-from cluster_files import CLOUDS, CLUSTER, changed, load
+from cluster_files import CLOUDS, CLUSTER, load
 from moto import mock_aws
 from ray.autoscaler._private.util import prepare_config, validate_config
+
+
+def changed(tree: Any, change: Callable[[Any], None]) -> Any:
+    tree = copy.deepcopy(tree)
+    change(tree)
+    return tree
 
 
 def ray_schema() -> Any:
