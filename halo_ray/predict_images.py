@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -71,7 +71,7 @@ class ReadImages:
 
 
 class Predictor:
-    """Writes the class map of each image; what actors run."""
+    """Writes the class map of each image; the class that the actors of the pool run."""
 
     def __init__(self, job: PredictionJob, device: str) -> None:
         torch.set_num_threads(SCORING_THREADS)
@@ -178,7 +178,7 @@ def predict_images(
     table, target = find_images(images), Storage(out)
     _check_apart(Storage(_split(images)[0]), target)
     target.check_writable()
-    check_own_process(replace(execution, num_workers=None))
+    check_own_process(execution, ("max_actors",))
     job = PredictionJob(storage.uri, name, target.uri, (shown[0], shown[1]), flip, overlay)
     done, problems = 0, []
     computation = Computation(table, ReadImages(job.size), Predictor, {"job": job}, execution)

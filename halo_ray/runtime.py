@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
@@ -102,11 +102,11 @@ def _end_streams(error: BaseException) -> None:
             thread.join(timeout=CONNECT_SECONDS)
 
 
-def check_own_process(config: ExecutionConfig) -> None:
-    """Raises InputError where this process is to compute on a GPU that it does not have."""
+def check_own_process(config: ExecutionConfig, keys: Sequence[str] = ("num_workers", "max_actors")) -> None:
+    """Raises InputError where one of the settings has this process compute on a GPU that it does not have."""
     if not uses_gpu(config) or _has_gpu():
         return
-    for key in ("num_workers", "max_actors"):
+    for key in keys:
         if getattr(config, key) == 0:
             raise InputError(
                 f"execution.{key} is 0, which computes in the driver's own process, but there is no GPU where that "

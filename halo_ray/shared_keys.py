@@ -68,7 +68,7 @@ _DEPENDS: dict[str, Callable[[str, Config], bool]] = {
 
 def stage_entry(context: Context, name: str) -> str:
     """Where the store keeps a stage: its name and the hash of all that its result depends on."""
-    config, kind = context.config, _kind(name)
+    config, kind = context.config, kind_of(name)
     weights = context.model.backbone, context.model.pretrained
     contents: dict[str, Any] = {
         "device": device_of(config.execution),
@@ -86,12 +86,13 @@ def inspection_entry(config: Config, listed: Splits, classes: ClassSet) -> str:
     return _entry("inspection", config, listed, classes, {})
 
 
-def _kind(name: str) -> str:
+def kind_of(name: str) -> str:
+    """The last part of a stage's name."""
     return name.rpartition("/")[2]
 
 
 def _entry(name: str, config: Config, splits: Splits, classes: ClassSet, contents: dict[str, Any]) -> str:
-    depends = _DEPENDS[_kind(name)]
+    depends = _DEPENDS[kind_of(name)]
     told = {key: value for key, value in identity(config).items() if depends(key, config)}
     images = {split: _digest(getattr(splits, split)) for split in SPLITS}
     # Nothing says that files of the same names below another root are the same.

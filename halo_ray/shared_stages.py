@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from halo_ray.shared_keys import stage_entry
+from halo_ray.shared_keys import kind_of, stage_entry
 from halo_ray.shared_scores import covers, take_candidates
 from halo_ray.storage import Stages, Storage, round_directory
 
@@ -181,7 +181,7 @@ def _before(name: str, *, cached_features: bool) -> list[str]:
 def shared_kind(context: Context, name: str) -> str | None:
     """Which kind of stage that others can use ``name`` is, if any."""
     if re.fullmatch(rf"{FEATURES}|{PRETRAIN}|{round_directory(0)}/evaluate|rounds/\d+/control", name):
-        return name.rpartition("/")[2]
+        return kind_of(name)
     # Later rounds score with models of their own; maps are not kept for others.
     if name == f"{round_directory(1)}/score" and context.config.execution.save_maps == "none":
         return "score"

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import yaml
 
 from halo_ray.config import parse_config
@@ -28,6 +29,13 @@ def pinned(package: str) -> str:
     found = re.search(rf"^{package}==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert found
     return found[1]
+
+
+def schema_errors(tree: Any, schema: Any) -> list[str]:
+    """What of a file is not as its schema, itself a valid one, wants it."""
+    validator = jsonschema.validators.validator_for(schema)
+    validator.check_schema(schema)
+    return [error.message for error in validator(schema).iter_errors(tree)]
 
 
 def ray_cluster(name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,16 +20,12 @@ def node() -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
-def ask(monkeypatch: pytest.MonkeyPatch, *, seconds: float) -> list[list[str]]:
-    """What a node says that hangs for a minute; with seconds of patience for it above that, whose tasks die."""
-    dies = seconds > 60
+# Nodes do not have this module: only what has no name there is sent to them as it is.
+HANG, DIE = lambda files: time.sleep(60), lambda files: os._exit(1)
 
-    def look(files: list[str]) -> list[str]:
-        if dies:
-            os._exit(1)
-        time.sleep(60)
-        return files
 
+def ask(monkeypatch: pytest.MonkeyPatch, look: Callable[[list[str]], None], seconds: float) -> list[list[str]]:
+    """What a node says that does this instead of looking."""
     monkeypatch.setattr(visibility, "_missing", look)
     return visibility._missing_on({node()}, ["/data/a.png"], seconds)
 
@@ -41,15 +38,17 @@ def test_a_node_says_what_it_does_not_see(tmp_path: Path) -> None:
 
 def test_a_node_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=rf"did not say in 1 s.*/data/a\.png.*{node()}"):
-        ask(monkeypatch, seconds=1)
+        ask(monkeypatch, HANG, seconds=1)
 
 
 def test_a_node_where_tasks_die_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=f"node {node()} .*cannot run"):
-        ask(monkeypatch, seconds=120)
+        ask(monkeypatch, DIE, seconds=120)
 
 
-@pytest.mark.parametrize("seconds", [1, 120])
-def test_a_node_that_is_gone_meanwhile_is_left_out(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+@pytest.mark.parametrize(("look", "seconds"), [(HANG, 1), (DIE, 120)], ids=["hangs", "dies"])
+def test_a_node_that_is_gone_meanwhile_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, look: Callable[[list[str]], None], seconds: float
+) -> None:
     monkeypatch.setattr(visibility, "_nodes_that_compute", set)
-    assert ask(monkeypatch, seconds=seconds) == []
+    assert ask(monkeypatch, look, seconds) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +14,7 @@ from ray import tune
 from ray.tune import Callback, FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig, Tuner
 from ray.tune.experiment import Trial
 
-from halo_ray.cluster import ANYWHERE, autoscales, most, training_workers, uses_gpu
+from halo_ray.cluster import ANYWHERE, autoscales, device_of, most, training_workers
 from halo_ray.config import Config
 from halo_ray.context import finished_rounds
 from halo_ray.errors import InputError, one_line
@@ -64,39 +65,37 @@ def _sized(base: Config, how: SweepConfig) -> tuple[Config, int]:
     Raises:
         InputError: more are asked for than there is room for.
     """
-    execution, gpu = base.execution, uses_gpu(base.execution)
+    execution, wanted, device = base.execution, how.max_concurrent_trials, device_of(base.execution)
     workers = training_workers(execution, base.training.batches, base.most_workers)
-    if gpu:
+    if device == "cuda":
         workers = workers or 1  # a trial's own process has no GPU reserved
         execution = replace(execution, max_actors=max(execution.max_actors, 1))
-        fewest = workers[0] if isinstance(workers, tuple) else workers
-        room = fit = int(min(most("GPU"), 2**31)) // fewest
-        actors = execution.max_actors
+        room = fit = int(min(most("GPU"), sys.maxsize)) // (workers[0] if isinstance(workers, tuple) else workers)
     else:
-        cpus, largest = most("CPU"), workers[1] if isinstance(workers, tuple) else workers
+        largest = workers[1] if isinstance(workers, tuple) else workers
         actors = min(execution.min_actors, execution.max_actors)
         reserved = max(largest * execution.cpus_per_worker, actors * execution.cpus_per_actor)
+        room = int((most("CPU") - 1) / reserved) if reserved else sys.maxsize
         # What computes in the trial's own process reserves nothing, and needs CPUs all the same.
-        own = int(cpus / base.training.threads)
-        room = int((cpus - 1) / reserved) if reserved else how.max_concurrent_trials or own
-        fit = room if workers else min(room, own)
-        together = how.max_concurrent_trials or max(fit, 1)
-        actors = min(max(int((cpus - 1) / execution.cpus_per_actor / together), 1), execution.max_actors)
-    if (how.max_concurrent_trials or 1) > max(room, 1) and not autoscales():
+        fit = room if workers else min(room, int(most("CPU") / base.training.threads))
+    if wanted and wanted > max(room, 1) and not autoscales():
         raise InputError(
-            f"--max_concurrent_trials is {how.max_concurrent_trials}, but the Ray cluster has room for {max(room, 1)} "
-            "trials at the same time: lower it"
+            f"--max_concurrent_trials is {wanted}, but the Ray cluster has room for {max(room, 1)} trials at the same "
+            "time: lower it"
         )
+    together, actors = wanted or max(fit, 1), execution.max_actors
+    if device == "cpu":
+        actors = min(actors, max(int((most("CPU") - 1) / execution.cpus_per_actor / together), 1))
     execution = replace(
         execution,
-        device="cuda" if gpu else "cpu",
+        device=device,
         num_workers=workers,
         max_actors=actors,
         min_actors=min(execution.min_actors, max(actors, 1)),
         # Trials do not see the driver's RAY_ADDRESS: on a cluster that may grow they must not count what is there.
         ray_address=joined_address(execution),
     )
-    return replace(base, execution=execution), how.max_concurrent_trials or max(fit, 1)
+    return replace(base, execution=execution), together
 
 
 def _prepare(base: Config, space: SearchSpace, together: int) -> None:

@@ -17,7 +17,7 @@ from ray.train.torch import TorchTrainer
 
 from halo_ray.annotations.ledger import Ledger
 from halo_ray.checkpoint import load_state
-from halo_ray.cluster import training_workers, uses_gpu
+from halo_ray.cluster import device_of, training_workers, uses_gpu
 from halo_ray.config import identity
 from halo_ray.data.inspection import source_classes
 from halo_ray.data.samples import LoadSamples
@@ -117,7 +117,7 @@ def _job(
         learning_rate=training.round_learning_rate if number else training.learning_rate,
         seed=seed,
         # In the driver's own process Ray assigns no device.
-        device=None if _workers(context) else "cuda" if uses_gpu(config.execution) else "cpu",
+        device=None if _workers(context) else device_of(config.execution),
         checkpoint_steps=config.execution.checkpoint_steps,
         log=LogConfig(
             experiment=storage.uri,

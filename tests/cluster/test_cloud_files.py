@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 import ray.autoscaler
 import yaml
-from cluster_files import CLOUDS, CLUSTER, load
+from cluster_files import CLOUDS, CLUSTER, load, schema_errors
 from moto import mock_aws
 from ray.autoscaler._private.util import prepare_config, validate_config
 
@@ -31,7 +31,7 @@ def ray_schema() -> Any:
 
 @pytest.mark.parametrize("cloud", CLOUDS)
 def test_ray_up_accepts_the_file(cloud: str) -> None:
-    jsonschema.validate(load(cloud), ray_schema())
+    assert schema_errors(load(cloud), ray_schema()) == []
     validate_config(prepare_config(load(cloud)))
 
 

@@ -8,16 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
-from cluster_files import KUBERAY, load, parse, pods, ray_cluster
+from cluster_files import KUBERAY, load, parse, pods, ray_cluster, schema_errors
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
 
 def kuberay_errors(resource: Any) -> list[str]:
-    schema = json.loads(Path(__file__).with_name("kuberay.schema.json").read_text())
-    jsonschema.Draft202012Validator.check_schema(schema)
-    return [error.message for error in jsonschema.Draft202012Validator(schema).iter_errors(resource)]
+    return schema_errors(resource, json.loads(Path(__file__).with_name("kuberay.schema.json").read_text()))
 
 
 @pytest.mark.parametrize("name", KUBERAY)

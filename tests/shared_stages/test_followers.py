@@ -39,11 +39,6 @@ from halo_ray.shared_stages import SharedStore, stages_of
 from halo_ray.storage import Stages, Storage
 from halo_ray.training.stage import train
 
-
-def store_of(directory: Path) -> dict[str, str]:
-    return {"shared_stages": str(directory / "store")}
-
-
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
@@ -178,14 +173,13 @@ def test_twins_of_an_experiment_that_had_fewer_rounds_go_on_from_its_own(
 ) -> None:
     shutil.copytree(shared.follower.output_dir, tmp_path / "extended")
     three = replace(shared.follower.acquisition, rounds=3, budget=0.03)
-    for name in ("fresh", "late"):
-        with computed() as calls:
-            prepare_experiment(replace(small(dataset, tmp_path / name, **store_of(tmp_path)), acquisition=three))
-    assert calls == []
-    extended = replace(small(dataset, tmp_path / "extended", **store_of(tmp_path)), acquisition=three)
-    with computed() as calls:
-        prepare_experiment(extended)
-    assert calls == [("train", "rounds/003/control")]
+    calls = {}
+    for name in ("fresh", "late", "extended"):
+        config = small(dataset, tmp_path / name, shared_stages=str(tmp_path / "store"))
+        with computed() as calls[name]:
+            prepare_experiment(replace(config, acquisition=three))
+    assert calls["late"] == []
+    assert calls["extended"] == [("train", "rounds/003/control")]
     assert difference(Storage(str(tmp_path / "late")), Storage(str(tmp_path / "fresh")), "rounds/003/control") == 0
 
 
@@ -218,10 +212,9 @@ def test_what_was_begun_as_another_result_is_nobodys_else(context: Context, tmp_
     """A stage that is killed on one device and ends on another is neither device's, nor is what goes on from it."""
     store = tmp_path / "store"
 
-    def on(device: str, **training: object) -> Stages:
+    def on(device: str) -> Stages:
         config = changed(context.config, "execution.shared_stages", str(store))
         config = changed(config, "execution.device", device)
-        config = changed(config, "training", replace(config.training, **training))
         return stages_of(replace(context, config=config, storage=Storage(str(tmp_path / "experiment"))))
 
     def killed() -> None:
