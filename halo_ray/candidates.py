@@ -5,13 +5,16 @@ Imported by the coordinator's process, which stays small: nothing here needs tor
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from halo_ray.acquisition.threshold import Candidates
+from halo_ray.errors import InputError
 from halo_ray.storage import Storage
+from halo_ray.tasks import each
 
 CANDIDATES = pa.schema(
     [
@@ -33,12 +36,60 @@ image were picked before this one, y and x are pixels of the region's centre at 
 for each acquisition function."""
 
 
+FILES = "files.json"
+"""In a directory of candidates: which files it has, by name, with their SHA-256."""
+
+
+class CandidateFile(NamedTuple):
+    """A file of candidates, in a storage that whoever reads it knows."""
+
+    name: str
+    sha256: str | None
+    """None: it was written before files had one."""
+
+
+def candidate_files(storage: Storage, directory: str) -> list[CandidateFile]:
+    """The files of a directory of candidates: those that were there when it was complete."""
+    if not storage.exists(f"{directory}/{FILES}"):
+        return [CandidateFile(name, None) for name in storage.files(directory)]
+    digests = storage.read_sealed(f"{directory}/{FILES}")
+    return [CandidateFile(f"{directory}/{file}", digests[file]) for file in sorted(digests)]
+
+
+def complete(storage: Storage, directory: str) -> None:
+    """Notes what files a directory has, when all are written; they will survive the loss of power."""
+    names = storage.files(directory)
+    digests = each(_digest, [(name,) for name in names], storage)
+    told = {name.rpartition("/")[2]: digest for name, digest in zip(names, digests, strict=True)}
+    storage.write_sealed(f"{directory}/{FILES}", told)
+
+
+def read_candidates(storage: Storage, file: CandidateFile, columns: list[str] | None = None) -> pa.Table:
+    """The rows of a file (CANDIDATES), or some of their columns.
+
+    Raises:
+        InputError: it is gone or damaged.
+    """
+    try:
+        data = storage.read(file.name)
+    except FileNotFoundError as error:
+        raise InputError(f"{storage.uri}/{file.name} is gone: restore it from a copy") from error
+    if file.sha256 not in (hashlib.sha256(data).hexdigest(), None):
+        raise storage.damaged(file.name, "its SHA-256 is not that of its list of files")
+    return storage.as_table(file.name, data, columns)
+
+
 @dataclass(frozen=True)
 class ReadCandidates:
     """Reads what the global cut needs of a file of candidates, in whatever process."""
 
-    storage_uri: str
+    storage: Storage
 
-    def __call__(self, path: str) -> Candidates:
-        table = pq.read_table(path, filesystem=Storage(self.storage_uri).filesystem, columns=["score", "row"])
+    def __call__(self, file: CandidateFile) -> Candidates:
+        table = read_candidates(self.storage, file, ["score", "row"])
         return Candidates(table["score"].to_numpy(), table["row"].to_numpy())
+
+
+def _digest(name: str, storage: Storage) -> str:
+    storage.sync(name)
+    return hashlib.sha256(storage.read(name)).hexdigest()

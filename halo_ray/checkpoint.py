@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import pickle
 from typing import Any
 
@@ -20,6 +21,10 @@ from halo_ray.models.segmenter import Segmenter
 from halo_ray.storage import Storage
 
 _OPTIMIZER, _STATE = "optimizer.pt", "training.json"
+
+_FILES = "files"
+"""Key of the state: the SHA-256 of the other files. Without its state, as where it was handed on, a checkpoint is read
+as it is."""
 
 
 def write_checkpoint(
@@ -41,10 +46,15 @@ def write_checkpoint(
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     buffer = io.BytesIO()
     torch.save(optimizer, buffer)
-    storage.write_json(_file(name, MODEL_FILE), description)
-    storage.write(_file(name, WEIGHTS_FILE), save(weights))
-    storage.write(_file(name, _OPTIMIZER), buffer.getvalue())
-    storage.write_json(_file(name, _STATE), state)
+    files = {
+        MODEL_FILE: (json.dumps(description, indent=1, allow_nan=False) + "\n").encode(),
+        WEIGHTS_FILE: save(weights),
+        _OPTIMIZER: buffer.getvalue(),
+    }
+    for file, data in files.items():
+        storage.write(_file(name, file), data)
+    digests = {file: hashlib.sha256(data).hexdigest() for file, data in files.items()}
+    storage.write_sealed(_file(name, _STATE), {**state, _FILES: digests})
 
 
 def load_model(storage: Storage, name: str) -> Segmenter:
@@ -55,7 +65,7 @@ def load_model(storage: Storage, name: str) -> Segmenter:
     """
     try:
         description = load_description(storage, name)
-        model, weights = rebuild_model(description), load(storage.read(_file(name, WEIGHTS_FILE)))
+        model, weights = rebuild_model(description), load(_read(storage, name, WEIGHTS_FILE))
         model.to(weights["head.classifier.weight" if model.curvature == 0 else "head.classifier.normals"].dtype)
         model.load_state_dict(weights)
     except (OSError, KeyError, TypeError, SafetensorError, RuntimeError) as error:
@@ -68,7 +78,12 @@ def load_model(storage: Storage, name: str) -> Segmenter:
 
 def load_description(storage: Storage, name: str) -> dict[str, Any]:
     """What describes the model of a checkpoint."""
-    description: dict[str, Any] = storage.read_json(_file(name, MODEL_FILE))
+    try:
+        description = json.loads(_read(storage, name, MODEL_FILE))
+    except ValueError as error:
+        raise storage.damaged(_file(name, MODEL_FILE), error) from error
+    if not isinstance(description, dict):
+        raise storage.damaged(_file(name, MODEL_FILE), "it describes no model")
     return description
 
 
@@ -79,7 +94,7 @@ def load_optimizer_state(storage: Storage, name: str) -> dict[str, Any]:
         InputError: there is none, or it is damaged.
     """
     try:
-        data = io.BytesIO(storage.read(_file(name, _OPTIMIZER)))
+        data = io.BytesIO(_read(storage, name, _OPTIMIZER))
         state: dict[str, Any] = torch.load(data, weights_only=True, map_location="cpu")
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
         raise InputError(
@@ -90,15 +105,29 @@ def load_optimizer_state(storage: Storage, name: str) -> dict[str, Any]:
 
 def load_state(storage: Storage, name: str) -> dict[str, Any] | None:
     """Where training stood; None where there is no whole checkpoint."""
-    if not storage.exists(_file(name, _STATE)):
-        return None
-    state: dict[str, Any] = storage.read_json(_file(name, _STATE))
-    return state
+    state = _sealed_state(storage, name)
+    return state and {key: value for key, value in state.items() if key != _FILES}
 
 
 def weights_checksum(storage: Storage, name: str) -> str:
     """Names the model in the ledger: the first half of the SHA-256 of its weights file."""
-    return hashlib.sha256(storage.read(_file(name, WEIGHTS_FILE))).hexdigest()[:32]
+    return hashlib.sha256(_read(storage, name, WEIGHTS_FILE)).hexdigest()[:32]
+
+
+def _read(storage: Storage, name: str, file: str) -> bytes:
+    """A file of a checkpoint, as it was written.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    data, state = storage.read(_file(name, file)), _sealed_state(storage, name) or {}
+    if state.get(_FILES, {}).get(file) not in (hashlib.sha256(data).hexdigest(), None):
+        raise storage.damaged(_file(name, file), f"its SHA-256 is not that in {_STATE}")
+    return data
+
+
+def _sealed_state(storage: Storage, name: str) -> dict[str, Any] | None:
+    return storage.read_sealed(_file(name, _STATE)) if storage.exists(_file(name, _STATE)) else None
 
 
 def _file(name: str, file: str) -> str:

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import ray
+from ray import PlacementGroupID
 from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray._private.state import state
 from ray.autoscaler._private.util import format_readonly_node_type
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.experimental.internal_kv import _internal_kv_get
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from halo_ray.errors import InputError
@@ -90,6 +93,20 @@ def keep_stream_actors_here() -> None:
     get_or_create_stats_actor()
     get_or_create_actor_location_tracker()
     get_or_create_autoscaling_coordinator()
+
+
+def remove_orphaned_groups() -> None:
+    """Gives back what controllers of Ray Train that died had reserved for their workers in this job.
+
+    Ray keeps a placement group as long as the job of its creator lives, and what cleans up after a controller does not
+    know of one that was made a moment before.
+    """
+    own = ray.get_runtime_context().get_job_id()
+    for data in state._connect_and_get_accessor().get_placement_group_table():
+        group = PlacementGroupTableData.FromString(data)
+        of_this_job = group.creator_job_id.hex() == own
+        if of_this_job and group.creator_actor_dead and group.state != PlacementGroupTableData.REMOVED:
+            remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
 
 
 def wait_for_node(config: ExecutionConfig) -> None:

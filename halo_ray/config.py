@@ -20,6 +20,7 @@ from halo_ray.errors import InputError, one_line
 from halo_ray.execution import ExecutionConfig
 from halo_ray.models.build import ModelConfig
 from halo_ray.quality import EvaluationConfig
+from halo_ray.secret import redacted
 from halo_ray.suggest import nearest
 from halo_ray.training.config import TrainingConfig
 
@@ -250,10 +251,12 @@ def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """The same tree without tuples, which YAML does not have."""
+    """The same tree without tuples, which YAML does not have, and without credentials in URIs."""
     if isinstance(value, dict):
         return {key: _plain(below) for key, below in value.items()}
-    return [_plain(below) for below in value] if isinstance(value, (list, tuple)) else value
+    if isinstance(value, (list, tuple)):
+        return [_plain(below) for below in value]
+    return redacted(value) if isinstance(value, str) else value
 
 
 def _one_sentence(message: str) -> str:

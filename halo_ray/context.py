@@ -29,9 +29,12 @@ from halo_ray.data.manifest import (
 from halo_ray.errors import InputError
 from halo_ray.gauges import PROGRESS, Gauges
 from halo_ray.inspected import inspect_or_take, with_stored_sizes
+from halo_ray.lock import locked
 from halo_ray.models.build import ModelConfig, located
 from halo_ray.runtime import check_own_process, ray_session
-from halo_ray.storage import Stages, Storage, round_directory
+from halo_ray.secret import redacted
+from halo_ray.stages import Stages
+from halo_ray.storage import Storage, round_directory
 from halo_ray.training.config import check_workers
 from halo_ray.visibility import check_shared
 
@@ -90,8 +93,15 @@ def open_experiment(config: Config) -> Iterator[Context]:
     Raises:
         InputError: one of them is not, or the directory holds another experiment.
     """
-    storage = Storage(config.output_dir)
+    storage = Storage(config.output_dir, config.execution.storage_seconds)
     storage.check_writable()
+    with locked(storage, config.execution.lock_seconds) as held, _opened(config, held) as context:
+        yield context
+
+
+@contextmanager
+def _opened(config: Config, storage: Storage) -> Iterator[Context]:
+    """As open_experiment, in its storage."""
     shared = _shared_directory(config)
     begun = _begun(storage)
     if not begun and Ledger(storage).committed(1):
@@ -101,7 +111,7 @@ def open_experiment(config: Config) -> Iterator[Context]:
         )
     planned = _planned_rounds(storage, config) if begun else []
     classes = class_set(config.data.class_set)
-    if begun and storage.read_json(_CLASSES) != _as_json(classes):
+    if begun and storage.read_sealed(_CLASSES) != _as_json(classes):
         raise InputError(f"class set {config.data.class_set} is not what {storage.uri} was begun with: restore it")
     # Once it is pretrained, the checkpoint alone describes the network.
     model = config.model if Stages(storage).done("pretrain") else located(config.model)
@@ -130,7 +140,7 @@ def open_experiment(config: Config) -> Iterator[Context]:
             plan = plan_budget(config.acquisition, pool, planned)
             _say_what_is_too_much(plan, room(config.acquisition, pool))
         never = pool_mask(config.acquisition.never, config.data_root, splits.pool)
-        gauges = Gauges(PROGRESS, storage.uri)
+        gauges = Gauges(PROGRESS, redacted(storage.uri))
         context = Context(config, storage, splits, classes, plan, never, model, gauges)
         if plan:
             context.sequences(1)  # every id must name one
@@ -138,10 +148,10 @@ def open_experiment(config: Config) -> Iterator[Context]:
             known = known_labels(config.data, config.data_root, splits.pool)
             save_findings(storage)
             import_known(known, classes, storage, config.execution.block_images)
-            storage.write_json(_CLASSES, _as_json(classes))
+            storage.write_sealed(_CLASSES, _as_json(classes))
         if plan != planned or not begun:
             rounds = [asdict(round_plan) for round_plan in plan]
-            storage.write_json(_PLAN, {"budget": config.acquisition.budget, "rounds": rounds})
+            storage.write_sealed(_PLAN, {"budget": config.acquisition.budget, "rounds": rounds})
         if not storage.exists(_CONFIG) or storage.read(_CONFIG) != text:
             storage.write(_CONFIG, text)
         yield context
@@ -201,7 +211,7 @@ def _as_json(classes: ClassSet) -> Any:
 def _planned_rounds(storage: Storage, config: Config) -> list[RoundPlan]:
     """The plan of the experiment that lies in ``storage``, if ``config`` means the same one, maybe with more rounds."""
     stored = config_from_yaml(storage.read(_CONFIG), f"{storage.uri}/{_CONFIG}")
-    plan = storage.read_json(_PLAN)
+    plan = storage.read_sealed(_PLAN)
     planned = [RoundPlan(**entry) for entry in plan["rounds"]]
     # The plan says what the experiment may spend; a run killed while it was extended leaves config.yaml behind it.
     spend = {"acquisition.rounds": len(planned), "acquisition.budget": plan["budget"]} if config.rounds else {}

@@ -11,9 +11,7 @@ import ray
 
 from halo_ray.acquisition.bound import Histogram, RunningBound
 from halo_ray.acquisition.threshold import Answer, Candidates, Cut, Question, Selection, Sequences
-
-PARTS_AT_HOME = 16
-"""So many parts of the pool are counted in the actor itself: tasks would take longer to start."""
+from halo_ray.tasks import CALLS_AT_HOME
 
 TASKS_AT_ONCE = 32
 """Counting tasks that may be under way, so that their answers never pile up."""
@@ -133,7 +131,7 @@ class Coordinator:
 
 def _ask(question: Question, read: Callable[[Any], Candidates], parts: Sequence[Any]) -> Iterator[Answer]:
     """The answers of all parts, in any order."""
-    if len(parts) <= PARTS_AT_HOME:
+    if len(parts) <= CALLS_AT_HOME:
         yield from (question.answer(read(part)) for part in parts)
         return
     task, asked, reader = ray.remote(_answer), ray.put(question), ray.put(read)

@@ -12,6 +12,6 @@ class BadRecordError(InputError):
     """An image or label that cannot be used, or on which the network fails; others may be fine."""
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """What an error of another library says, to be part of a sentence."""
     return " ".join(str(error).split())

@@ -30,7 +30,7 @@ CONFUSIONS = pa.schema([("image_id", pa.string()), ("confusions", pa.list_(pa.in
 class EvaluationJob:
     """What an evaluation actor must know."""
 
-    storage_uri: str
+    storage: Storage
     checkpoints: list[str]
     input_size: tuple[int, int]
     classes: int
@@ -44,8 +44,7 @@ class Evaluator:
     def __init__(self, job: EvaluationJob, device: str) -> None:
         torch.set_num_threads(SCORING_THREADS)
         self._job, self._device = job, device
-        storage = Storage(job.storage_uri)
-        self._models = [load_model(storage, name).to(device) for name in job.checkpoints]
+        self._models = [load_model(job.storage, name).to(device) for name in job.checkpoints]
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """CONFUSIONS of decoded validation images."""
@@ -82,7 +81,7 @@ def evaluate(context: Context, label: str, *checkpoints: str) -> list[dict[str, 
         table,
         DecodeImages(context.input_size, context.classes, features=features, split="validation", mirrored=flip),
         Evaluator,
-        {"job": EvaluationJob(context.storage.uri, list(checkpoints), context.input_size, len(names), flip, features)},
+        {"job": EvaluationJob(context.storage, list(checkpoints), context.input_size, len(names), flip, features)},
         context.config.execution,
     )
     total = np.zeros((len(checkpoints), len(names), len(names)), np.int64)

@@ -1,48 +1,13 @@
-"""Create a file that must not exist yet: of several writers exactly one succeeds."""
+"""Create an object that must not exist yet: of several writers exactly one succeeds."""
 
 from __future__ import annotations
 
-import errno
-import os
-import uuid
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pyarrow.fs as pafs
 
 from halo_ray.errors import InputError
-
-
-def create_local(path: str, data: bytes, suffix: str) -> None:
-    """Links a complete file to ``path``, which fails where something has that name, on NFS too.
-
-    Args:
-        suffix: of the unfinished file beside it.
-
-    Raises:
-        FileExistsError: it is there already.
-    """
-    unfinished = f"{path}.{uuid.uuid4().hex}{suffix}"
-    try:
-        with open(unfinished, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        _link(unfinished, path)
-    finally:
-        if os.path.exists(unfinished):
-            os.unlink(unfinished)
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError as error:
-        if error.errno in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
-            raise OSError(
-                f"its filesystem has no hard links, which keep two writers apart ({error.strerror})"
-            ) from error
-        raise
 
 
 def create_object(uri: str, filesystem: pafs.FileSystem, path: str, data: bytes) -> None:

@@ -38,7 +38,8 @@ class ExecutionConfig:
     checkpoint_steps: int = 500
     """Training steps after which a stage's state is stored, from which a killed run goes on; 0: at its end only."""
     max_failures: int = 3
-    """How often training is begun again, from its last checkpoint, after a worker or Ray Train's controller died."""
+    """How often a stage is begun again, training from its last checkpoint, after processes or nodes died; also how
+    often inference actors may die at the same images."""
     log_steps: int = 20
     """Training steps between two entries in TensorBoard and on the metrics endpoint."""
     warn_share: float = 0.5
@@ -53,6 +54,12 @@ class ExecutionConfig:
     twin, the first scoring pass), others with the same settings of it take from there; null: nothing is shared."""
     node_seconds: float = 1200
     """Longest wait for the first node that a cluster's autoscaler adds."""
+    storage_seconds: float = 120
+    """How long reading or writing the experiment is tried again when its storage fails (full, busy, away, forbidden);
+    after that the run stops, and the same command goes on."""
+    lock_seconds: float = 120
+    """How long to wait for a run elsewhere that works on the same experiment; after so many seconds without a sign of
+    life it counts as dead and its work is taken over."""
     verbose: bool = False
     """Show Ray's own log."""
 
@@ -60,7 +67,7 @@ class ExecutionConfig:
         for key in ("min_actors", "images_per_actor", "batch_images", "block_images"):
             if getattr(self, key) < 1:
                 raise InputError(f"execution.{key} is {getattr(self, key)}: it must be at least 1")
-        for key in ("cpus_per_worker", "cpus_per_actor", "node_seconds"):
+        for key in ("cpus_per_worker", "cpus_per_actor", "node_seconds", "storage_seconds", "lock_seconds"):
             if not 0 < getattr(self, key) < math.inf:
                 raise InputError(f"execution.{key} is {getattr(self, key)}: it must be above 0")
         for key in ("max_actors", "checkpoint_steps", "max_failures"):

@@ -17,7 +17,8 @@ from halo_ray.pipeline import Computation
 from halo_ray.progress import progress
 from halo_ray.runtime import SCORING_THREADS
 from halo_ray.shared_keys import stage_entry
-from halo_ray.storage import Stages, Storage
+from halo_ray.stages import Stages
+from halo_ray.storage import Storage
 
 if TYPE_CHECKING:
     from halo_ray.context import Context
@@ -30,7 +31,7 @@ STAGE = "features"
 class FeatureJob:
     """What an actor that computes features must know."""
 
-    storage_uri: str
+    storage: Storage
     model: ModelConfig
     classes: int
     split: str
@@ -44,7 +45,7 @@ class FeatureExtractor:
 
     def __init__(self, job: FeatureJob, device: str) -> None:
         torch.set_num_threads(SCORING_THREADS)
-        self._job, self._device, self._storage = job, device, Storage(job.storage_uri)
+        self._job, self._device, self._storage = job, device, job.storage
         torch.manual_seed(job.seed)
         self._model = build_model(job.model, job.classes).eval().to(device)
 
@@ -98,7 +99,7 @@ def _of_split(context: Context, split: str, storage: Storage) -> tuple[str, Any]
     config, table = context.config, getattr(context.splits, split)
     height, width = size = config.data.source_size if split == "source" else context.input_size
     classes, seed = len(context.classes.classes), context.round_seed(0)
-    job = FeatureJob(storage.uri, context.model, classes, split, size, seed)
+    job = FeatureJob(storage, context.model, classes, split, size, seed)
     computation = Computation(table, DecodeImages(size), FeatureExtractor, {"job": job}, config.execution)
     done, shapes = 0, None
     with (

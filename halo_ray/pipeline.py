@@ -34,11 +34,16 @@ def stream(table: pa.Table, block_rows: int, transform: Transform) -> ray.data.D
     """``transform`` of a table, a task for every ``block_rows`` rows; order is kept."""
     blocks = [table.slice(start, block_rows) for start in range(0, table.num_rows, block_rows)] or [table]
     # Ray Data spreads tasks evenly. Ray's own strategy takes nodes without a GPU first, which leaves the others to
-    # those who compute; there is no other way to ask for it up to Ray 2.63.
+    # those who compute.
     place = {"scheduling_strategy": ANYWHERE} if has_unlike_nodes() else {}
+    return _mapped(ray.data.from_arrow(blocks), transform, batch_size=None, **place)
+
+
+def _mapped(dataset: ray.data.Dataset, transform: Transform | type[Any], **how: Any) -> ray.data.Dataset:
+    """map_batches with options of Ray's own, which are deprecated without a successor up to Ray 2.63."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RayDeprecationWarning)
-        return ray.data.from_arrow(blocks).map_batches(transform, batch_size=None, batch_format="pyarrow", **place)
+        return dataset.map_batches(transform, batch_format="pyarrow", **how)
 
 
 @contextmanager
@@ -98,14 +103,17 @@ class Computation:
 
     def _on_actors(self) -> ray.data.Dataset:
         config, actors, arguments = self.config, actors_for(self.table.num_rows, self.config), self._arguments()
-        return stream(self.table, config.block_images, self.decode).map_batches(
+        return _mapped(
+            stream(self.table, config.block_images, self.decode),
             self.worker,
             fn_constructor_kwargs=arguments,
             compute=ray.data.ActorPoolStrategy(min_size=min(config.min_actors, actors), max_size=actors),
             batch_size=config.batch_images,
-            batch_format="pyarrow",
             num_cpus=config.cpus_per_actor,
             num_gpus=1 if arguments["device"] == "cuda" else 0,
+            # Actors may be replaced as often as their nodes go, but images that kill each one must not do so for ever.
+            max_restarts=-1,
+            max_task_retries=config.max_failures,
         )
 
     def _arguments(self) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from typing import Any
 from halo_ray.annotations.ledger import Ledger
 from halo_ray.context import Context
 from halo_ray.event_files import EventFiles
-from halo_ray.storage import Stages, Storage, round_directory
+from halo_ray.stages import Stages
+from halo_ray.storage import Storage, round_directory
 from halo_ray.text_table import text_table
 
 STAGES = ("features", "pretrain", "score", "select", "annotate", "train", "control", "evaluate")

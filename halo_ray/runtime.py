@@ -71,7 +71,7 @@ def ray_session(config: ExecutionConfig) -> Iterator[None]:
         prepare_streams()
         yield
     except BaseException as error:
-        _end_streams(error)
+        end_streams(error)
         raise
     finally:
         if own:
@@ -88,13 +88,13 @@ def prepare_streams() -> None:
     context.custom_execution_callback_classes = [RestBetweenSteps]
 
 
-def _end_streams(error: BaseException) -> None:
+def end_streams(error: BaseException) -> None:
     """Ends the threads of Ray Data iterators that ``error`` interrupted, while Ray is still there.
 
     They end when their iterator is let go, which the error's traceback holds on to. A thread that calls Ray after its
     end makes Ray kill the process on the spot: its exit code, and what it had to say, would be lost.
     """
-    for link in _chain(error):
+    for link in chain(error):
         traceback.clear_frames(link.__traceback__)
     gc.collect()
     for thread in threading.enumerate():
@@ -239,7 +239,7 @@ def _quiet_stderr(quiet: bool) -> Iterator[None]:
 
 def input_error(error: BaseException) -> InputError | None:
     """The InputError that a failure in some Ray process came from, if any."""
-    for link in _chain(error):
+    for link in chain(error):
         if isinstance(link, InputError):
             # Ray hands errors on as instances of a derived class that prints the remote traceback, and Ray Data adds
             # lines of its own to the message, which is one.
@@ -247,7 +247,7 @@ def input_error(error: BaseException) -> InputError | None:
     return None
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def chain(error: BaseException) -> Iterator[BaseException]:
     """The error and all that it came from, in this process and in others."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]

@@ -21,7 +21,7 @@ from halo_ray.acquisition.budget import AcquisitionConfig, RoundPlan, image_limi
 from halo_ray.acquisition.candidates import Found, Image, find_candidates, taken_places
 from halo_ray.acquisition.maps import Maps
 from halo_ray.annotations.ledger import Ledger
-from halo_ray.candidates import CANDIDATES
+from halo_ray.candidates import CANDIDATES, complete
 from halo_ray.checkpoint import load_model
 from halo_ray.context import Context
 from halo_ray.coordinator import Coordinator, Places, Report
@@ -48,7 +48,7 @@ DEVICE_LOST: tuple[type[Exception], ...] = (torch.AcceleratorError,) if hasattr(
 class ScoringJob:
     """What a scoring actor must know."""
 
-    storage_uri: str
+    storage: Storage
     checkpoint: str
     input_size: tuple[int, int]
     acquisition: AcquisitionConfig
@@ -73,7 +73,7 @@ class Scorer:
     def __init__(self, job: ScoringJob, coordinator: ActorProxy[Coordinator], device: str) -> None:
         torch.set_num_threads(SCORING_THREADS)
         self._job, self._coordinator, self._device = job, coordinator, device
-        self._storage = Storage(job.storage_uri)
+        self._storage = job.storage
         self._model = load_model(self._storage, job.checkpoint).to(device)
         self._never = None if job.never is None else torch.from_numpy(job.never)
         self._bounds = dict.fromkeys(job.functions, float("-inf"))
@@ -184,10 +184,11 @@ def score_pool(context: Context, number: int, checkpoint: str) -> dict[str, Any]
     directory = f"{at}/candidates/{attempt}"
     for name in ("candidates", "problems"):
         storage.clear(f"{at}/{name}")
-    storage.filesystem.create_dir(storage.path(directory), recursive=True)
     functions, features = context.functions, stored_features(context)
+    found = {name: f"{directory}/function={quote(name, safe='')}" for name in functions}
+    storage.make(directory)
     job = ScoringJob(
-        storage_uri=storage.uri,
+        storage=storage,
         checkpoint=checkpoint,
         input_size=context.input_size,
         acquisition=config.acquisition,
@@ -225,12 +226,14 @@ def score_pool(context: Context, number: int, checkpoint: str) -> dict[str, Any]
                 min_bytes_per_file=FILE_BYTES,
             )
         scored()
+        for files in found.values():
+            complete(storage, files)
         told = actor.audit.remote(), actor.images_per_second.remote(), actor.shares.remote()
         audit, speed, (rim, origin) = ray.get(list(told))
     if said := warning(rim, origin, config.execution.warn_share):
         print(f"round {number}: {said}", flush=True)
     return {
-        "candidates": {name: f"{directory}/function={quote(name, safe='')}" for name in functions},
+        "candidates": found,
         "audit": {
             name: {**seen, "images_per_second": speed, "at_rim": rim, "at_origin": origin}
             for name, seen in audit.items()
@@ -267,7 +270,7 @@ def _with_asked_regions(pool: pa.Table, ledger: Ledger, number: int) -> pa.Table
 
 def _problems(storage: Storage, directory: str, images: int, number: int) -> list[dict[str, Any]]:
     """What the actors recorded; says so, since nobody else would."""
-    found = [storage.read_json(path.removeprefix(storage.path(""))) for path in storage.files(directory)]
+    found = [storage.read_json(name) for name in storage.files(directory)]
     lost = [problem for problem in found if not problem["scored"]]
     if len(lost) == images:
         raise InputError(f"no image of the pool could be scored; {lost[0]['image_id']}: {lost[0]['problem']}")

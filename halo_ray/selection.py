@@ -13,11 +13,12 @@ from ray.actor import ActorProxy
 
 from halo_ray.acquisition.budget import region_pixels
 from halo_ray.acquisition.threshold import Selection
-from halo_ray.candidates import ReadCandidates
+from halo_ray.candidates import ReadCandidates, candidate_files
 from halo_ray.cluster import here
 from halo_ray.context import Context
 from halo_ray.coordinator import Coordinator
 from halo_ray.runtime import NAMESPACE
+from halo_ray.secret import redacted
 from halo_ray.storage import Storage, round_directory, safe_name
 
 TIE_RULE = "score falling, then image_id, y, x rising"
@@ -34,7 +35,7 @@ def coordinator(context: Context, number: int, functions: Sequence[str] = ()) ->
     """
     wanted = context.plan[number - 1].regions if context.config.acquisition.scope == "pool" else None
     options = {
-        "name": f"coordinator/{context.storage.uri}/{number}/{uuid.uuid4().hex[:8]}",
+        "name": f"coordinator/{redacted(context.storage.uri)}/{number}/{uuid.uuid4().hex[:8]}",
         "namespace": NAMESPACE,
         "num_cpus": 0,
         "scheduling_strategy": here(),
@@ -72,12 +73,15 @@ def select_regions(
     storage, at = context.storage, round_directory(number)
     own = context.config.acquisition.function
     files = {name: f"{at}/selection.json" if name == own else compared_file(number, name) for name in candidates}
-    read = ReadCandidates(storage.uri)
+    read = ReadCandidates(storage)
     with coordinator(context, number) as actor:
-        cuts = {name: actor.select.remote(read, storage.files(directory)) for name, directory in candidates.items()}
+        cuts = {
+            name: actor.select.remote(read, candidate_files(storage, directory))
+            for name, directory in candidates.items()
+        }
         found: dict[str, Selection] = {name: ray.get(cut) for name, cut in cuts.items()}
     for name, selection in found.items():
-        storage.write_json(files[name], _description(context, number, name, selection, problems))
+        storage.write_sealed(files[name], _description(context, number, name, selection, problems))
     chosen, planned = found[own], context.plan[number - 1].regions
     regions = int(chosen.counts.sum())
     if chosen.cut is not None:
@@ -123,6 +127,6 @@ def _description(
 
 
 def _drop_maps(storage: Storage, directory: str, keep: set[str]) -> None:
-    for path in storage.files(directory):
-        if path.rpartition("/")[2] not in keep:
-            storage.filesystem.delete_file(path)
+    for name in storage.files(directory):
+        if name.rpartition("/")[2] not in keep:
+            storage.delete(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-import ray
 
 from halo_ray.acquisition.budget import RoundPlan, image_limit
 from halo_ray.acquisition.threshold import Sequences
-from halo_ray.cluster import ANYWHERE
-from halo_ray.coordinator import PARTS_AT_HOME
+from halo_ray.candidates import CandidateFile, candidate_files, complete, read_candidates
 from halo_ray.data.manifest import sizes
 from halo_ray.storage import Storage, round_directory
+from halo_ray.tasks import each
 
 if TYPE_CHECKING:
     from halo_ray.context import Context
@@ -76,22 +74,12 @@ def _has_enough(published: Storage, result: dict[str, Any], name: str, above: Ab
     bound = result["audit"][name]["bound"]
     if bound is None:
         return True
-    files = [(published.uri, path, bound) for path in published.files(result["candidates"][name])]
-    return above.total(_each(_count, files, above)) >= regions
+    files = [(published, file, bound) for file in candidate_files(published, result["candidates"][name])]
+    return above.total(each(_count, files, above)) >= regions
 
 
-def _each(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], common: Any) -> list[Any]:
-    """The results of calls that have their last argument in common; in tasks, where starting them is worth it."""
-    if len(calls) <= PARTS_AT_HOME:
-        return [function(*call, common) for call in calls]
-    task, shared = ray.remote(scheduling_strategy=ANYWHERE)(function), ray.put(common)
-    results: list[Any] = ray.get([task.remote(*call, shared) for call in calls])
-    return results
-
-
-def _count(source: str, path: str, bound: float, above: Above) -> npt.NDArray[np.int64]:
-    file = pq.ParquetFile(path, filesystem=Storage(source).filesystem)
-    return above.count(file.read(["row", "rank", "score"]), bound)
+def _count(source: Storage, file: CandidateFile, bound: float, above: Above) -> npt.NDArray[np.int64]:
+    return above.count(read_candidates(source, file, ["row", "rank", "score"]), bound)
 
 
 def take_candidates(context: Context, published: Storage, result: dict[str, Any]) -> dict[str, Any]:
@@ -110,13 +98,14 @@ def take_candidates(context: Context, published: Storage, result: dict[str, Any]
     attempt = f"{at}/candidates/{uuid.uuid4().hex[:8]}"
     theirs = {name: result["candidates"][name] for name in context.functions}
     own = {name: f"{attempt}/{directory.rpartition('/')[2]}" for name, directory in theirs.items()}
-    copies, limits = [], _limits(context)
-    for name, directory in theirs.items():
-        storage.filesystem.create_dir(storage.path(own[name]), recursive=True)
-        for path in published.files(directory):
-            file = f"{own[name]}/{path.rpartition('/')[2]}"
-            copies.append((published.uri, path, storage.uri, file))
-    _each(_copy, copies, limits)
+    copies = [
+        (published, file, storage, f"{own[name]}/{file.name.rpartition('/')[2]}")
+        for name, directory in theirs.items()
+        for file in candidate_files(published, directory)
+    ]
+    each(_copy, copies, _limits(context))
+    for directory in own.values():
+        complete(storage, directory)
     return {
         "candidates": own,
         "audit": {name: result["audit"][name] for name in own},
@@ -124,12 +113,11 @@ def take_candidates(context: Context, published: Storage, result: dict[str, Any]
     }
 
 
-def _copy(source: str, path: str, target: str, name: str, limits: npt.NDArray[np.int64]) -> None:
+def _copy(source: Storage, file: CandidateFile, target: Storage, name: str, limits: npt.NDArray[np.int64]) -> None:
     """Copies a file of candidates, of each image as many as its limit allows."""
-    file = pq.ParquetFile(path, filesystem=Storage(source).filesystem)  # not a dataset: its folder's name is no column
-    table = file.read()
+    table = read_candidates(source, file)
     allowed = pa.array(limits[table["row"].to_numpy()])
-    Storage(target).write_table(name, table.filter(pc.less(table["rank"].cast(pa.int64()), allowed)))
+    target.write_table(name, table.filter(pc.less(table["rank"].cast(pa.int64()), allowed)))
 
 
 def _limits(context: Context, plan: RoundPlan | None = None) -> npt.NDArray[np.int64]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from halo_ray.attempts import attempted
+from halo_ray.secret import redacted
 from halo_ray.shared_keys import kind_of, stage_entry
 from halo_ray.shared_scores import covers, take_candidates
-from halo_ray.storage import Stages, Storage, round_directory
+from halo_ray.stages import Attempts, Stages
+from halo_ray.storage import Storage, round_directory, sealed
 
 if TYPE_CHECKING:
     from halo_ray.context import Context
@@ -80,7 +83,7 @@ class SharedStore:
         """The result under that name; None where there is none yet."""
         if not self._storage.exists(f"{entry}/{_MARKER}"):
             return None
-        marker = self._storage.read_json(f"{entry}/{_MARKER}")
+        marker = self._storage.read_sealed(f"{entry}/{_MARKER}")
         return Published(self._storage.below(f"{entry}/{marker['attempt']}"), marker["result"], marker["plan"])
 
     def publish(
@@ -92,9 +95,9 @@ class SharedStore:
         attempt = uuid.uuid4().hex[:8]
         for directory in directories:
             self._storage.below(f"{entry}/{attempt}").take(source, directory)
-        marker = {"attempt": attempt, "experiment": source.uri, "result": result, "plan": plan}
+        marker = {"attempt": attempt, "experiment": redacted(source.uri), "result": result, "plan": plan}
         try:
-            self._storage.create(f"{entry}/{_MARKER}", (json.dumps(marker, indent=1) + "\n").encode())
+            self._storage.create(f"{entry}/{_MARKER}", sealed(marker))
         except FileExistsError:
             self._storage.clear(f"{entry}/{attempt}")
 
@@ -103,7 +106,7 @@ class SharedStages(Stages):
     """Stages of an experiment, those that can be shared taken from a store, or left in it for others."""
 
     def __init__(self, context: Context, store: SharedStore) -> None:
-        super().__init__(context.storage)
+        super().__init__(context.storage, _attempts(context))
         self._context, self._store = context, store
         self._entries: dict[str, str] = {}
 
@@ -159,7 +162,13 @@ class SharedStages(Stages):
 def stages_of(context: Context) -> Stages:
     """The stages of an experiment, which shares some of them if execution.shared_stages says where."""
     where = context.config.execution.shared_stages
-    return Stages(context.storage) if where is None else SharedStages(context, SharedStore(Storage(where)))
+    if where is None:
+        return Stages(context.storage, _attempts(context))
+    return SharedStages(context, SharedStore(Storage(where, context.storage.patience)))
+
+
+def _attempts(context: Context) -> Attempts:
+    return partial(attempted, max_failures=context.config.execution.max_failures)
 
 
 def _note(name: str) -> str:

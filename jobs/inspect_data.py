@@ -21,6 +21,7 @@ from halo_ray.errors import InputError
 from halo_ray.job import exit_code
 from halo_ray.pipeline import inspect_splits
 from halo_ray.runtime import ray_session
+from halo_ray.secret import redacted
 from halo_ray.storage import Storage
 
 PRESETS = Path(__file__).parent / "presets"
@@ -48,7 +49,7 @@ def inspect(arguments: list[str]) -> None:
         except OSError as error:
             raise InputError(f"--json {file} cannot be written: {error.strerror}") from error
     for name in write_pictures(splits, inspection, classes, storage):
-        print(f"{config.output_dir}/{name}")
+        print(redacted(f"{config.output_dir}/{name}"))
     inspection.settle(config.data.on_bad_record)
     known_labels(config.data, config.data_root, splits.pool)
     pool_mask(config.acquisition.never, config.data_root, splits.pool)

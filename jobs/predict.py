@@ -16,6 +16,7 @@ from halo_ray.execution import ExecutionConfig
 from halo_ray.job import exit_code
 from halo_ray.predict_images import predict_images
 from halo_ray.runtime import ray_session
+from halo_ray.secret import redacted
 
 
 def main(arguments: list[str]) -> int:
@@ -53,10 +54,10 @@ def run(
     with ray_session(execution):
         problems = predict_images(checkpoint, images, out, execution, size=shown, flip=not no_flip, overlay=overlay)
     for problem in problems:
-        print(problem["problem"], flush=True)
+        print(redacted(problem["problem"]), flush=True)
     if problems and on_bad_record == "fail":
         raise InputError(f"{len(problems)} images could not be predicted; the others lie below {out}")
-    print(f"Class maps: {out}")
+    print(f"Class maps: {redacted(out)}")
 
 
 if __name__ == "__main__":

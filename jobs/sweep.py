@@ -20,6 +20,7 @@ from pathlib import Path
 from halo_ray.config import parse_config
 from halo_ray.errors import InputError
 from halo_ray.job import exit_code
+from halo_ray.secret import redacted
 from halo_ray.sweep.results import table
 from halo_ray.sweep.run import run_sweep
 from halo_ray.sweep.space import SearchSpace
@@ -41,10 +42,10 @@ def sweep(arguments: list[str]) -> None:
         place, mark, options_of_store = base.output_dir.partition("?")
         base = replace(base, output_dir=f"{place}-sweep{mark}{options_of_store}")  # there, an experiment may lie
     space = SearchSpace.of(base, options.curvature, options.budget, options.acquisition, options.seeds)
-    print(f"{len(space.points())} trials in {base.output_dir}", flush=True)
+    print(f"{len(space.points())} trials in {redacted(base.output_dir)}", flush=True)
     cells = run_sweep(base, space, SweepConfig(options.scheduler, options.max_concurrent_trials))
     print(table(cells, space))
-    print(f"Results: {base.output_dir}")
+    print(f"Results: {redacted(base.output_dir)}")
 
 
 def _parse(arguments: list[str]) -> tuple[Namespace, list[str]]:

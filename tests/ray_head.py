@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,13 +65,19 @@ class Head:
 
 
 @contextmanager
-def ray_head(*options: str, cwd: Path = ROOT, autoscaling: dict[str, Any] | None = None) -> Iterator[Head]:
+def ray_head(
+    *options: str,
+    cwd: Path = ROOT,
+    autoscaling: dict[str, Any] | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> Iterator[Head]:
     """Starts a head and ends all its processes afterwards, by their ids.
 
     Args:
         options: of ray start.
         cwd: where jobs without a working directory run.
         autoscaling: configuration of an autoscaler with the fake provider, which starts nodes as processes here.
+        settings: of Ray, in the environment of the head alone.
     """
     with ExitStack() as stack:
         directory = stack.enter_context(
@@ -95,7 +101,7 @@ def ray_head(*options: str, cwd: Path = ROOT, autoscaling: dict[str, Any] | None
         command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
         command += [f"--dashboard-agent-listen-port={agent}", f"--metrics-export-port={metrics}"]
         command += [f"--ray-client-server-port={client}", "--disable-usage-stats", *options]
-        own = dict(environment)
+        own = {**environment, **(settings or {})}
         if autoscaling is not None:
             file = Path(directory, "autoscaling.json")
             nothing = {
@@ -129,8 +135,8 @@ def ray_head(*options: str, cwd: Path = ROOT, autoscaling: dict[str, Any] | None
 
 
 @contextmanager
-def ray_node(head: Head, *options: str, hidden: Path | None = None) -> Iterator[None]:
-    """Adds a node to the cluster of ``head`` while the body runs.
+def ray_node(head: Head, *options: str, hidden: Path | None = None) -> Iterator[psutil.Process]:
+    """Adds a node to the cluster of ``head`` while the body runs; its processes are descendants of that which it gives.
 
     Args:
         options: of ray start.
@@ -149,7 +155,7 @@ def ray_node(head: Head, *options: str, hidden: Path | None = None) -> Iterator[
     try:
         until(lambda: started.poll() is not None or len(listed(head, "nodes")) > before, "the node to start", 60)
         assert started.poll() is None, "the node ended"
-        yield
+        yield psutil.Process(started.pid)
     finally:
         _end(psutil.Process(started.pid))
         started.wait()

@@ -190,9 +190,19 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_files_that_do_not_belong_together_name_the_checkpoint(damage: str, copy: Path) -> None:
+    (copy / "training.json").unlink()  # which would tell at once
     DAMAGE[damage](copy)
-    with pytest.raises(InputError, match=f"checkpoint {copy} cannot be loaded"):
+    with pytest.raises(InputError, match=rf"{copy}(/model\.json is damaged| cannot be loaded)"):
         load_model(Storage(str(copy.parent)), "copy")
+
+
+@pytest.mark.parametrize("file", READ)
+def test_a_single_bit_that_changed_is_told(file: str, copy: Path) -> None:
+    data = bytearray((copy / file).read_bytes())
+    data[len(data) * 2 // 3] ^= 1
+    (copy / file).write_bytes(data)
+    with pytest.raises(InputError, match=f"{copy}/.* is damaged"):
+        READ[file](Storage(str(copy.parent)), "copy")
 
 
 class Code:
@@ -206,6 +216,7 @@ class Code:
 
 
 def test_code_in_an_optimizer_s_state_is_not_run(copy: Path, tmp_path: Path) -> None:
+    (copy / "training.json").unlink()  # else it would not be read at all
     torch.save({"flat": Code(tmp_path / "ran")}, copy / "optimizer.pt")
     with pytest.raises((InputError, pickle.UnpicklingError)):
         load_optimizer_state(Storage(str(copy.parent)), "copy")

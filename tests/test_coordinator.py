@@ -8,7 +8,8 @@ import ray
 
 from halo_ray.acquisition.bound import histogram
 from halo_ray.acquisition.threshold import Candidates, Sequences
-from halo_ray.coordinator import PARTS_AT_HOME, Coordinator, Report
+from halo_ray.coordinator import Coordinator, Report
+from halo_ray.tasks import CALLS_AT_HOME
 
 IMAGES = 12
 Row = tuple[float, int, int]
@@ -47,7 +48,7 @@ def test_selection_is_the_head_of_the_sorted_pool(regions: int) -> None:
 
 def test_many_parts_are_counted_in_tasks_with_the_same_result(cluster: None) -> None:
     few, _ = pool(1)
-    many, _ = pool(PARTS_AT_HOME + 25)
+    many, _ = pool(CALLS_AT_HOME + 25)
     alone = Coordinator(IMAGES, 37).select(identity, few)
     actor = ray.remote(num_cpus=0)(Coordinator).remote(IMAGES, 37)
     spread = ray.get(actor.select.remote(identity, many))

@@ -35,8 +35,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
 
 
 def contents(storage: Storage, run: str) -> list[bytes]:
-    with_root = [path[len(storage.root) + 1 :] for path in storage.files(f"tensorboard/{run}")]
-    return [storage.read(name) for name in with_root]
+    return [storage.read(name) for name in storage.files(f"tensorboard/{run}")]
 
 
 def test_what_is_written_is_read(storage: Storage) -> None:

@@ -26,7 +26,7 @@ from halo_ray.scoring import Scorer, ScoringJob, score_pool
 from halo_ray.storage import Storage
 
 JOB = ScoringJob(
-    storage_uri="",
+    storage=Storage("/nowhere"),
     checkpoint="pretrain/checkpoint",
     input_size=(64, 96),
     acquisition=None,
@@ -63,7 +63,7 @@ def scorer(experiment: Config, coordinator: ActorProxy[Coordinator], tmp_path: P
     (tmp_path / "pretrain").symlink_to(Path(experiment.output_dir, "pretrain"))
     acquisition = replace(experiment.acquisition, beta=float("inf"))
     threads = torch.get_num_threads()
-    made = Scorer(replace(JOB, storage_uri=str(tmp_path), acquisition=acquisition), coordinator, "cpu")
+    made = Scorer(replace(JOB, storage=Storage(str(tmp_path)), acquisition=acquisition), coordinator, "cpu")
     torch.set_num_threads(threads)
     return made
 

@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from halo_ray.acquisition.threshold import order_keys
 from halo_ray.annotations.ask import ask
 from halo_ray.annotations.ledger import LEDGER, Ledger
 from halo_ray.annotations.oracles import GroundTruth
-from halo_ray.candidates import CANDIDATES
+from halo_ray.candidates import CANDIDATES, candidate_files, read_candidates
 from halo_ray.checkpoint import weights_checksum
 from halo_ray.context import Context
 
@@ -29,7 +28,7 @@ def annotate(context: Context, number: int, selection: str, candidates: str, che
     """
     ledger, config = Ledger(context.storage), context.config
     if not ledger.committed(number):  # what was bought once is not asked again
-        requests = _requests(context, number, context.storage.read_json(selection)["counts"], candidates)
+        requests = _requests(context, number, context.storage.read_sealed(selection)["counts"], candidates)
         model = weights_checksum(context.storage, checkpoint)
         oracle = GroundTruth(context.classes, config.acquisition.region_radius, number, model)
         ledger.commit(number, ask(requests, oracle, config.execution.block_images))
@@ -41,8 +40,8 @@ def _requests(context: Context, number: int, counts: dict[str, int], candidates:
     storage = context.storage
     wanted = pa.array(list(counts), pa.string())
     touched = [CANDIDATES.empty_table().select(_COLUMNS)]
-    for path in storage.files(candidates):
-        table = pq.read_table(path, filesystem=storage.filesystem, columns=_COLUMNS)
+    for file in candidate_files(storage, candidates):
+        table = read_candidates(storage, file, _COLUMNS)
         touched.append(table.filter(pc.is_in(table["image_id"], wanted)))
     picks: dict[str, list[dict[str, Any]]] = {}
     for row in _first_of_each(pa.concat_tables(touched), counts).to_pylist():

@@ -79,18 +79,14 @@ class Ledger:
                     f"another run has committed round {number} of {self._storage.uri} meanwhile: let only one run work "
                     "on an experiment; the same command again goes on from what is committed"
                 ) from error
-        self._write_checksum(number, data)
+        self._storage.write_checksum(self.file(number), data)
 
     def seal(self, number: int) -> int:
         """Stores the checksum of a committed round where a run died before it could; returns the round's pixels."""
         if not self._storage.exists(self.checksum_file(number)):
             data = self._storage.read(self.file(number))
-            try:
-                pq.read_table(io.BytesIO(data))
-            except (OSError, pa.ArrowInvalid) as error:
-                name = f"{self._storage.uri}/{self.file(number)}"
-                raise InputError(f"{name} is damaged ({error}): restore it from a copy") from error
-            self._write_checksum(number, data)
+            self._storage.as_table(self.file(number), data)
+            self._storage.write_checksum(self.file(number), data)
         return int(pq.read_metadata(self._open(number)).num_rows)
 
     def digest(self, number: int) -> str:
@@ -146,27 +142,13 @@ class Ledger:
         counts = counts.rename_columns({"count_all": "pixels"}).select(COUNTS.names)
         return counts.sort_by([("round", "ascending"), ("label", "ascending")])
 
-    def _write_checksum(self, number: int, data: bytes) -> None:
-        name = self.file(number).rpartition("/")[2]
-        line = f"{hashlib.sha256(data).hexdigest()}  {name}\n"
-        self._storage.write(self.checksum_file(number), line.encode())
-
     def _of_image(self, before: int, columns: list[str], image_id: str) -> pa.Table:
         table = self.read(before, ["image_id", *columns])
         return table.filter(pc.equal(table["image_id"], image_id))
 
     def _open(self, number: int) -> io.BytesIO:
         """The file of a round, whole and as it was committed."""
-        name = f"{self._storage.uri}/{self.file(number)}"
-        try:
-            data, line = (self._storage.read(file) for file in (self.file(number), self.checksum_file(number)))
-        except FileNotFoundError as error:
-            raise InputError(f"{name} or its checksum file is gone: restore both from a copy") from error
-        if hashlib.sha256(data).hexdigest().encode() != line.partition(b" ")[0]:
-            raise InputError(
-                f"{name} is damaged, its SHA-256 is not that of its .sha256 file: restore both from a copy"
-            )
-        return io.BytesIO(data)
+        return io.BytesIO(self._storage.read_checked(self.file(number)))
 
 
 def _places(table: pa.Table, y: str, x: str) -> dict[str, tuple[list[int], list[int]]]:

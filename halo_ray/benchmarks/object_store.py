@@ -59,15 +59,13 @@ def object_store(environment: Mapping[str, str] | None = None) -> Iterator[Objec
     Args:
         environment: further variables for the server.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        store = ObjectStore(free.getsockname()[1])
+    store = ObjectStore(free_port())
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(store.port)]
     server = subprocess.Popen(
         command, env={**os.environ, **(environment or {})}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        _wait(store.port, server)
+        wait_for(store.port, server)
         store.client().create_bucket(Bucket=store.bucket)
         yield store
     finally:
@@ -75,8 +73,20 @@ def object_store(environment: Mapping[str, str] | None = None) -> Iterator[Objec
         server.wait()
 
 
-def _wait(port: int, server: subprocess.Popen[bytes]) -> None:
-    """Until something listens there."""
+def free_port() -> int:
+    """A port of this machine that nothing listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
+def wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
+    """Until the server listens there.
+
+    Raises:
+        RuntimeError: it ended, or takes longer than START_SECONDS.
+    """
     for _ in range(START_SECONDS * 10):
         with socket.socket() as knock:
             if knock.connect_ex(("127.0.0.1", port)) == 0:

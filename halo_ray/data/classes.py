@@ -13,7 +13,7 @@ import yaml
 from halo_ray.data import synthetic
 from halo_ray.data.label_formats import CITYSCAPES_TRAINED, LABEL_FORMATS, ids_by_name
 from halo_ray.errors import BadRecordError, InputError, one_line
-from halo_ray.storage import read_file, resolve
+from halo_ray.filesystems import read_file, resolve
 from halo_ray.suggest import nearest
 
 IGNORE = 255

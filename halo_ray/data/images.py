@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -19,10 +20,18 @@ from halo_ray.data.classes import ClassSet
 from halo_ray.data.label_formats import LABEL_FORMATS
 from halo_ray.data.synthetic import render_scene
 from halo_ray.errors import BadRecordError, InputError, one_line
-from halo_ray.storage import read_file, resolve
+from halo_ray.filesystems import read_file, resolve
+from halo_ray.patience import StorageError, patiently
 
 SYNTHETIC = "synthetic"
 """URI scheme of rendered scenes: ``synthetic://STYLE/SEED/INDEX?height=H&width=W``."""
+
+PASSING = {errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENOTCONN}
+PASSING |= {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH}
+"""What a local or mounted filesystem says when it fails, and not the file."""
+
+READ_PATIENCE = 60.0
+"""Seconds for which a file is asked for again while its filesystem fails."""
 
 READ_AHEAD = 4
 """Files that are fetched while another is decoded: an object store answers slowly, but many at once."""
@@ -174,17 +183,26 @@ def _read(uri: str) -> bytes:
     if uri.startswith(SYNTHETIC):
         return b""
     filesystem, path = resolve(uri)
-    try:
-        return read_file(filesystem, path)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        if isinstance(filesystem, pafs.LocalFileSystem):
+    local = isinstance(filesystem, pafs.LocalFileSystem)
+
+    def attempt() -> bytes | OSError:
+        try:
+            return read_file(filesystem, path)
+        except OSError as error:
+            if local and error.errno not in PASSING:
+                return error  # it is the file
             raise
-        # The store fails, not this record: pyarrow has tried again by now.
+
+    try:
+        found = patiently(attempt, uri, READ_PATIENCE)
+    except StorageError as error:  # the store fails, not this record, which must not be left out for that
         raise InputError(
-            f"{uri} cannot be read now ({one_line(error)}): check its store and run the same command again"
+            f"{uri} cannot be read now ({one_line(error.__cause__ or error)}): check its store and run the same "
+            "command again"
         ) from error
+    if isinstance(found, OSError):
+        raise found
+    return found
 
 
 def _open(data: bytes) -> Image.Image:

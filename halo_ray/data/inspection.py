@@ -152,7 +152,7 @@ def save_inspection(inspection: Inspection, storage: Storage) -> None:
     storage.write_json(_SUMMARY, {split: summary(found) for split, found in inspection.splits.items()})
     if inspection.source_classes is not None:
         rows = pa.array(list(inspection.source_classes), pa.list_(pa.int64()))
-        storage.write_table(_CLASSES, pa.table({"class_pixels": rows}))
+        storage.write_checked_table(_CLASSES, pa.table({"class_pixels": rows}))
 
 
 def summary(found: SplitInspection) -> dict[str, Any]:
@@ -176,4 +176,4 @@ def bad_ids(storage: Storage) -> dict[str, list[str]]:
 
 def source_classes(storage: Storage) -> Counts:
     """(N, C) pixels of each class in each source image, as save_inspection stored them."""
-    return np.array(storage.read_table(_CLASSES)["class_pixels"].to_pylist(), np.int64)
+    return np.array(storage.read_checked_table(_CLASSES)["class_pixels"].to_pylist(), np.int64)

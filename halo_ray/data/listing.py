@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from halo_ray.errors import InputError, one_line
-from halo_ray.storage import read_file, resolve
+from halo_ray.filesystems import read_file, resolve
 
 MANIFEST = pa.schema(
     [

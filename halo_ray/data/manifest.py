@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from halo_ray.data.images import read_mask
-from halo_ray.data.listing import Root, check_pattern
+from halo_ray.data.listing import MANIFEST, Root, check_pattern
 from halo_ray.data.readers import SplitConfig, list_split, split_root
 from halo_ray.errors import InputError
+from halo_ray.secret import redacted
 from halo_ray.storage import Storage
 
 SPLITS = ("source", "pool", "validation")
@@ -156,12 +157,17 @@ def known_labels(config: DataConfig, data_root: str, pool: pa.Table) -> pa.Table
 
 
 def save_splits(splits: Splits, storage: Storage) -> None:
+    """Stores the manifests, without credentials that stand in URIs: the files are listed anew by every run."""
     for split in SPLITS:
-        storage.write_table(f"manifests/{split}.parquet", getattr(splits, split))
+        table = getattr(splits, split)
+        for name in ("image_uri", "label_uri"):
+            shown = [uri and redacted(uri) for uri in table[name].to_pylist()]
+            table = table.set_column(table.column_names.index(name), MANIFEST.field(name), pa.array(shown, pa.string()))
+        storage.write_checked_table(f"manifests/{split}.parquet", table)
 
 
 def load_splits(storage: Storage) -> Splits:
-    return Splits(**{split: storage.read_table(f"manifests/{split}.parquet") for split in SPLITS})
+    return Splits(**{split: storage.read_checked_table(f"manifests/{split}.parquet") for split in SPLITS})
 
 
 def sizes(table: pa.Table) -> list[tuple[int, int]]:

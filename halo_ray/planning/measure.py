@@ -22,7 +22,8 @@ from halo_ray.features import compute_features
 from halo_ray.pipeline import actors_for, inspect_splits
 from halo_ray.scoring import score_pool
 from halo_ray.selection import select_regions
-from halo_ray.storage import Stages, Storage
+from halo_ray.stages import Stages
+from halo_ray.storage import Storage
 from halo_ray.training.stage import train
 
 IMAGES = 48

@@ -39,7 +39,7 @@ BLOCK_SAMPLES = 16
 class TrainJob:
     """What a training process must know of a stage."""
 
-    storage_uri: str
+    storage: Storage
     directory: str
     """Of the storage, for the checkpoint."""
     key: str
@@ -69,11 +69,6 @@ class TrainJob:
     checkpoint_steps: int
     """Steps between two checkpoints within the stage; 0: none."""
     log: LogConfig
-
-    @property
-    def storage(self) -> Storage:
-        """Opened in this process."""
-        return Storage(self.storage_uri)
 
     @property
     def within(self) -> CheckpointsWithin:

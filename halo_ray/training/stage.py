@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import torch
-from ray.exceptions import RayError
-from ray.train import Result, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from halo_ray.annotations.ledger import Ledger
@@ -22,10 +21,10 @@ from halo_ray.config import identity
 from halo_ray.data.inspection import source_classes
 from halo_ray.data.samples import LoadSamples
 from halo_ray.data.schedule import SOURCE, TARGET, training_schedule
-from halo_ray.errors import InputError, one_line
+from halo_ray.errors import InputError
 from halo_ray.features import stored_features
 from halo_ray.progress import StepBoard, progress, step_board
-from halo_ray.runtime import input_error
+from halo_ray.secret import redacted
 from halo_ray.training.loop import TrainJob, train_loop_per_worker
 from halo_ray.training.schedules import Schedule
 from halo_ray.training.telemetry import LogConfig
@@ -84,7 +83,7 @@ def _job(
     goes_on = number > 0 and training.between_rounds == "continue" and labels != "all"
     before, seed, features = sum(each[: max(number - 1, 0)]), context.round_seed(number), stored_features(context)
     return TrainJob(
-        storage_uri=storage.uri,
+        storage=storage,
         directory=directory,
         key=_key(context, rows),
         start=start,
@@ -120,7 +119,7 @@ def _job(
         device=None if _workers(context) else device_of(config.execution),
         checkpoint_steps=config.execution.checkpoint_steps,
         log=LogConfig(
-            experiment=storage.uri,
+            experiment=redacted(storage.uri),
             stage=directory,
             run="pretrain" if not number else "control" if directory.endswith("/control") else "rounds",
             first_step=before,
@@ -195,39 +194,25 @@ def _plan(job: TrainJob, workers: int | tuple[int, int]) -> str:
 
 
 def _fit(context: Context, job: TrainJob) -> Result:
-    """Runs the loop on Ray Train; begins it again, from its last checkpoint, where a process died."""
+    """Runs the loop on Ray Train."""
     execution, storage, workers = context.config.execution, context.storage, _workers(context)
     gpu = job.device is None and uses_gpu(execution)
-    for failures in range(execution.max_failures + 1):
-        trainer = TorchTrainer(
-            train_loop_per_worker,
-            train_loop_config=job,
-            scaling_config=ScalingConfig(
-                num_workers=workers,
-                use_gpu=gpu,
-                resources_per_worker={"CPU": execution.cpus_per_worker, **({"GPU": 1} if gpu else {})},
-            ),
-            # A name of its own for every attempt: Ray Train silently resumes a run whose name it finds.
-            run_config=RunConfig(
-                name=uuid.uuid4().hex,
-                storage_path=storage.path(f"{job.directory}-run/ray"),
-                storage_filesystem=storage.filesystem,
-            ),
-        )
-        try:
-            return trainer.fit()
-        except (TrainingFailedError, RayError) as error:
-            said = input_error(error)
-            if said is not None:
-                raise said from error
-            if failures == execution.max_failures:
-                raise
-            print(
-                f"{job.directory}: training was interrupted ({one_line(error)}); it goes on from step {_step(job)}, "
-                f"attempt {failures + 2} of {execution.max_failures + 1}",
-                flush=True,
-            )
-    raise AssertionError("the last attempt returns or raises")
+    trainer = TorchTrainer(
+        train_loop_per_worker,
+        train_loop_config=job,
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=gpu,
+            resources_per_worker={"CPU": execution.cpus_per_worker, **({"GPU": 1} if gpu else {})},
+        ),
+        # A name of its own for every attempt: Ray Train silently resumes a run whose name it finds.
+        run_config=RunConfig(
+            name=uuid.uuid4().hex,
+            storage_path=storage.path(f"{job.directory}-run/ray"),
+            storage_filesystem=storage.filesystem,
+        ),
+    )
+    return trainer.fit()
 
 
 def _step(job: TrainJob) -> int:

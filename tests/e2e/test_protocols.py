@@ -25,7 +25,8 @@ from halo_ray.experiment import run_experiment
 from halo_ray.features import compute_features
 from halo_ray.scoring import score_pool
 from halo_ray.selection import select_regions
-from halo_ray.storage import Stages, Storage
+from halo_ray.stages import Stages
+from halo_ray.storage import Storage
 from halo_ray.training.losses import LossConfig
 from halo_ray.training.schedules import Schedule
 from halo_ray.training.stage import train

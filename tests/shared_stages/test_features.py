@@ -27,7 +27,8 @@ from halo_ray.errors import InputError
 from halo_ray.experiment import prepare_experiment
 from halo_ray.features import stored_features
 from halo_ray.shared_stages import stages_of
-from halo_ray.storage import Stages, Storage
+from halo_ray.stages import Stages
+from halo_ray.storage import Storage
 from halo_ray.training.stage import train
 
 pytestmark = pytest.mark.usefixtures("cluster")

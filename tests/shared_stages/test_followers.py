@@ -36,7 +36,8 @@ from halo_ray.results import read_metrics
 from halo_ray.selection import select_regions
 from halo_ray.shared_keys import stage_entry
 from halo_ray.shared_stages import SharedStore, stages_of
-from halo_ray.storage import Stages, Storage
+from halo_ray.stages import Stages
+from halo_ray.storage import Storage
 from halo_ray.training.stage import train
 
 pytestmark = pytest.mark.usefixtures("cluster")

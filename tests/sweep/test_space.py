@@ -11,7 +11,8 @@ import pytest
 
 from halo_ray.config import Config, identity
 from halo_ray.errors import InputError
-from halo_ray.storage import Stages, Storage
+from halo_ray.stages import Stages
+from halo_ray.storage import Storage
 from halo_ray.sweep.space import FLOOR, SWEPT, Point, SearchSpace, configure, open_sweep
 
 CURVATURES, BUDGETS, FUNCTIONS = (0.5, 1.0, 2.0), (0.01, 0.002), ("halo", "entropy")

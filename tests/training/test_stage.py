@@ -23,7 +23,8 @@ from halo_ray.data.transforms import AugmentationConfig
 from halo_ray.errors import InputError
 from halo_ray.models.segmenter import Segmenter
 from halo_ray.runtime import input_error
-from halo_ray.storage import Stages
+from halo_ray.shared_stages import stages_of
+from halo_ray.stages import Stages
 from halo_ray.training.losses import LossConfig, Losses
 from halo_ray.training.optimizers import Optimizers
 from halo_ray.training.stage import train
@@ -37,7 +38,7 @@ Weights = dict[str, torch.Tensor]
 def weights(config: Config, name: str = "model", **how: object) -> Weights:
     """The weights after a stage; a short pretraining unless ``how`` says otherwise."""
     with open_experiment(config) as context:
-        found = train(context, name, start=None, **how)
+        found = stages_of(context).run(name, train, context, name, start=None, **how)
         assert found["checkpoint"] == name
         return load_model(context.storage, name).state_dict()
 
@@ -128,7 +129,7 @@ def test_a_killed_worker_changes_nothing(
     found = weights(workers(config, 2, checkpoint_steps=2), "killed")
     killer.join()
     assert killed
-    assert "killed: training was interrupted" in capsys.readouterr().out
+    assert "killed was interrupted" in capsys.readouterr().out
     assert difference(found, undisturbed) == 0
     assert not (tmp_path / "experiment/killed-run").exists()
 

@@ -1,0 +1,64 @@
+"""Maps and pictures: whether they are whole."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+
+import numpy as np
+from PIL import Image
+
+from halo_ray.selection import map_name
+from halo_ray.storage import round_directory
+from halo_ray.verification.reader import RESTORE
+from halo_ray.verification.subject import Subject, marker_file
+
+MAPS = "radius", "entropy", "score"
+
+
+def check_report(subject: Subject) -> None:
+    """Checks the pictures that the last stages named."""
+    for stage in sorted(subject.done):
+        if not stage.startswith("report-"):
+            continue
+        name = subject.result(stage)
+        if not isinstance(name, str):
+            if name is not None:
+                subject.findings.add(marker_file(stage), f"names no picture: {RESTORE}")
+            continue
+        data = subject.reader.read(name)
+        if data is None:
+            continue
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                image.verify()
+        except Exception as error:  # damaged files make Pillow raise anything
+            subject.findings.add(name, f"is damaged ({' '.join(str(error).split())}): {RESTORE}")
+
+
+def check_maps(subject: Subject, number: int) -> None:
+    """Checks the maps that a scored round has kept, one file at a time."""
+    at, pool = round_directory(number), subject.pool
+    if f"{at}/select" not in subject.done or pool is None:
+        return
+    files = subject.reader.storage.files(f"{at}/maps")
+    if not files:
+        return
+    size_of = {map_name(image_id): size for image_id, size in zip(pool.ids.to_pylist(), pool.sizes, strict=True)}
+    for name in files:
+        size = size_of.get(name.rpartition("/")[2])
+        if size is None:
+            subject.findings.note(name, "is the map of no image of the pool: delete it")
+            continue
+        data = subject.reader.read(name)
+        if data is None:
+            continue
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as maps:  # checks the CRC of each
+                shapes = {key: maps[key].shape for key in maps.files}
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+            subject.findings.add(name, f"is damaged ({' '.join(str(error).split())}): {RESTORE}")
+            continue
+        if shapes != dict.fromkeys(MAPS, size):
+            subject.findings.add(name, f"holds {shapes}, not {', '.join(MAPS)} of {size}: {RESTORE}")

@@ -1,0 +1,1 @@
+"""One package, so that its cluster ends with it."""
