@@ -8,13 +8,17 @@ PIP_ARGS ?=
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test faults lint clean
 
 demo: .venv/demo.stamp
 	$(BIN)/python jobs/run_al.py $(ARGS)
 
 test: lint
 	$(BIN)/python -m pytest $(ARGS)
+
+# Kills of everybody in every stage, and what else takes long: about an hour on two cores.
+faults: .venv/dev.stamp
+	$(BIN)/python -m pytest -m "faults or not faults" tests/faults $(ARGS)
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check halo_ray jobs tests

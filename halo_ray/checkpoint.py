@@ -8,11 +8,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import pickle
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from halo_ray.errors import InputError, one_line
@@ -64,15 +62,15 @@ def load_model(storage: Storage, name: str) -> Segmenter:
         InputError: there is no whole checkpoint.
     """
     try:
-        description = load_description(storage, name)
-        model, weights = rebuild_model(description), load(_read(storage, name, WEIGHTS_FILE))
+        description, data = load_description(storage, name), _read(storage, name, WEIGHTS_FILE)
+    except OSError as error:
+        raise _unloadable(storage, name, error) from error
+    try:
+        model, weights = rebuild_model(description), load(data)
         model.to(weights["head.classifier.weight" if model.curvature == 0 else "head.classifier.normals"].dtype)
         model.load_state_dict(weights)
-    except (OSError, KeyError, TypeError, SafetensorError, RuntimeError) as error:
-        raise InputError(
-            f"checkpoint {storage.uri}/{name} cannot be loaded ({one_line(error)}): name a directory with {MODEL_FILE} "
-            f"and {WEIGHTS_FILE} that belong together"
-        ) from error
+    except Exception as error:  # a damaged description makes transformers raise anything
+        raise _unloadable(storage, name, error) from error
     return model.eval()
 
 
@@ -96,7 +94,9 @@ def load_optimizer_state(storage: Storage, name: str) -> dict[str, Any]:
     try:
         data = io.BytesIO(_read(storage, name, _OPTIMIZER))
         state: dict[str, Any] = torch.load(data, weights_only=True, map_location="cpu")
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # damaged files make the unpickler raise anything
         raise InputError(
             f"checkpoint {storage.uri}/{name}: {_OPTIMIZER} cannot be read ({one_line(error)}): restore it from a copy"
         ) from error
@@ -112,6 +112,13 @@ def load_state(storage: Storage, name: str) -> dict[str, Any] | None:
 def weights_checksum(storage: Storage, name: str) -> str:
     """Names the model in the ledger: the first half of the SHA-256 of its weights file."""
     return hashlib.sha256(_read(storage, name, WEIGHTS_FILE)).hexdigest()[:32]
+
+
+def _unloadable(storage: Storage, name: str, error: Exception) -> InputError:
+    return InputError(
+        f"checkpoint {storage.uri}/{name} cannot be loaded ({one_line(error)}): name a directory with {MODEL_FILE} and "
+        f"{WEIGHTS_FILE} that belong together"
+    )
 
 
 def _read(storage: Storage, name: str, file: str) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import ray
-from ray import PlacementGroupID
+from ray import ActorID, PlacementGroupID
 from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray._private.state import state
 from ray.autoscaler._private.util import format_readonly_node_type
@@ -104,8 +104,9 @@ def remove_orphaned_groups() -> None:
     own = ray.get_runtime_context().get_job_id()
     for data in state._connect_and_get_accessor().get_placement_group_table():
         group = PlacementGroupTableData.FromString(data)
-        of_this_job = group.creator_job_id.hex() == own
-        if of_this_job and group.creator_actor_dead and group.state != PlacementGroupTableData.REMOVED:
+        of_this_job, creator = group.creator_job_id.hex() == own, ActorID(group.creator_actor_id)
+        orphaned = group.creator_actor_dead and not creator.is_nil()  # else it is the driver's
+        if of_this_job and orphaned and group.state != PlacementGroupTableData.REMOVED:
             remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import sys
 from argparse import SUPPRESS, ArgumentError
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, NoReturn, get_args, get_type_hints
 
 import jsonargparse
 import yaml
@@ -16,13 +17,14 @@ import yaml
 from halo_ray.acquisition.budget import AcquisitionConfig
 from halo_ray.acquisition.scores import acquisition
 from halo_ray.data.manifest import DataConfig
-from halo_ray.errors import InputError, one_line
+from halo_ray.errors import InputError, has_control_characters, one_line
 from halo_ray.execution import ExecutionConfig
 from halo_ray.models.build import ModelConfig
 from halo_ray.quality import EvaluationConfig
 from halo_ray.secret import redacted
 from halo_ray.suggest import nearest
 from halo_ray.training.config import TrainingConfig
+from halo_ray.yaml_text import load_yaml
 
 FREE = (
     "output_dir",
@@ -32,6 +34,12 @@ FREE = (
     "training.stop_after_bad_steps",
 )
 """Keys that may change at a resume, beside data.*.root and execution.*: where things lie, and what a machine needs."""
+
+MOST_ROUNDS, LARGEST = 10_000, 2**53
+"""No whole number may be larger; all computations hold it exactly."""
+
+_LONGEST = 1000
+"""Characters of what a parser says, which quotes values whole."""
 
 _PARSER_KEYS = ("help", "config", "preset", "print_config")
 
@@ -66,6 +74,8 @@ class Config:
             raise InputError("output_dir is empty: name a directory")
         for name in self.execution.compare_functions:
             acquisition(name, "execution.compare_functions")
+        if self.acquisition.rounds > MOST_ROUNDS:
+            raise InputError(f"acquisition.rounds is {self.acquisition.rounds}: it must be at most {MOST_ROUNDS}")
         self.training.steps_of_rounds(self.acquisition.rounds)
         if self.training.cache_features and not self.model.frozen_backbone:
             raise InputError("training.cache_features needs a backbone that never changes: set model.frozen_backbone")
@@ -114,20 +124,18 @@ def parse_config(arguments: Sequence[str], presets: Path) -> Config:
             raise InputError(f"unknown option --{option[1]}; {nearest(option[1], valid)}")
     parser = _parser()
     try:
-        parsed = parser.instantiate(parser.parse_args(arguments))
+        return _config(parser, parser.parse_args(arguments))
     except ArgumentError as error:
         raise InputError(_one_sentence(str(error))) from error
-    return Config(**{item.name: getattr(parsed, item.name) for item in fields(Config)})
 
 
 def config_from_yaml(text: str | bytes, name: str) -> Config:
     """The configuration in a YAML document; ``name`` is what errors call it."""
-    parser = _parser()
+    parser, tree = _parser(), _checked_tree(text, name)
     try:
-        parsed = parser.instantiate(parser.parse_object(_checked_tree(text, name)))
-    except ArgumentError as error:
+        return _config(parser, parser.parse_object(tree))
+    except (ArgumentError, InputError) as error:
         raise InputError(f"{name}: {_one_sentence(str(error))}") from error
-    return Config(**{item.name: getattr(parsed, item.name) for item in fields(Config)})
 
 
 def config_to_yaml(config: Config) -> str:
@@ -160,7 +168,7 @@ _Yaml.add_implicit_resolver(_TAGS[1], re.compile(_FLOAT, re.X), list("-+.0123456
 
 
 def _load_yaml(text: str | bytes) -> Any:
-    return yaml.load(text, _Yaml)  # a SafeLoader
+    return load_yaml(text, _Yaml)
 
 
 class _Parser(jsonargparse.ArgumentParser):  # type: ignore[misc]
@@ -187,6 +195,25 @@ def _parser() -> _Parser:
     return parser
 
 
+def _config(parser: jsonargparse.ArgumentParser, parsed: jsonargparse.Namespace) -> Config:
+    """The configuration of what was parsed, which lets null pass everywhere and any text and whole number."""
+    optional, given = _optional_keys(Config), _flat(parsed.as_dict())
+    for key in _keys(Config):
+        for value in _leaves(given.get(key, "")):
+            if value is None and key not in optional:
+                raise InputError(f"{key} is null: give it a value or leave it out")
+            if isinstance(value, str) and has_control_characters(value):
+                raise InputError(f"{key} is {value!r}: control characters cannot stand there")
+            if isinstance(value, int) and abs(value) > LARGEST:
+                raise InputError(f"{key} is too large: no number may be above {LARGEST}")
+    made = parser.instantiate(parsed)
+    return Config(**{item.name: getattr(made, item.name) for item in fields(Config)})
+
+
+def _leaves(value: Any) -> list[Any]:
+    return [leaf for each in value for leaf in _leaves(each)] if isinstance(value, (list, tuple)) else [value]
+
+
 def _expand_presets(arguments: Sequence[str], presets: Path) -> list[str]:
     """The same arguments with every preset as the configuration file it stands for; files are checked."""
     known = sorted(path.stem for path in presets.glob("*.yaml"))
@@ -205,27 +232,32 @@ def _expand_presets(arguments: Sequence[str], presets: Path) -> list[str]:
                 raise InputError(f"no preset {value!r} in {presets}; {nearest(value, known)}")
             value = str(presets / f"{value}.yaml")
         try:
-            _checked_tree(Path(value).read_bytes(), value)
-        except OSError as error:
-            raise InputError(f"--config {value} cannot be read: {error.strerror}") from error
-        out.append(f"--config={value}")
+            if Path(value).exists() and not Path(value).is_file():
+                raise OSError(errno.EISDIR, "it is no file")  # but a directory, or a pipe that might never end
+            tree = _checked_tree(Path(value).read_bytes(), value)
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or one_line(error)
+            raise InputError(f"--config {value} cannot be read: {why}") from error
+        if tree:
+            out.append(f"--config={value}")
     return out
 
 
 def _checked_tree(text: str | bytes, name: str) -> dict[str, Any]:
     """The YAML document as a tree whose keys are all known."""
     try:
-        tree = _load_yaml(text) or {}
-    except yaml.YAMLError as error:
+        tree = _load_yaml(text.decode() if isinstance(text, bytes) else text) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{name} is no YAML: {one_line(error)}") from error
     if not isinstance(tree, dict):
         raise InputError(f"{name} must hold keys with values")
     valid = _keys(Config)
     for key, value in _flat(tree).items():
         if key not in valid:
-            raise InputError(f"{name}: unknown key {key}; {nearest(key, valid)}")
+            shown = repr(key) if has_control_characters(key) else key
+            raise InputError(f"{name}: unknown key {shown}; {nearest(key, valid)}")
         if any(other.startswith(f"{key}.") for other in valid):
-            raise InputError(f"{name}: {key} is a section and needs keys of its own, not {value!r}")
+            raise InputError(f"{name}: {key} is a section and needs keys of its own, not {_one_sentence(repr(value))}")
     return tree
 
 
@@ -238,6 +270,17 @@ def _keys(section: type[Any]) -> list[str]:
         if is_dataclass(hints[item.name]):
             keys += [f"{item.name}.{key}" for key in _keys(hints[item.name])]
     return keys
+
+
+def _optional_keys(section: type[Any]) -> set[str]:
+    """Those of _keys that may be null."""
+    hints, optional = get_type_hints(section), set()
+    for item in fields(section):
+        if is_dataclass(hints[item.name]):
+            optional |= {f"{item.name}.{key}" for key in _optional_keys(hints[item.name])}
+        elif type(None) in get_args(hints[item.name]):
+            optional.add(item.name)
+    return optional
 
 
 def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -262,4 +305,5 @@ def _plain(value: Any) -> Any:
 def _one_sentence(message: str) -> str:
     text = " ".join(message.split())
     text = re.sub(r"Parser key \"([^\"]+)\": ", r"\1: ", text)
-    return re.sub(r"<class '(\w+)'>|typing\.", lambda m: m[1] or "", text).rstrip(".")
+    text = re.sub(r"<class '(\w+)'>|typing\.", lambda m: m[1] or "", text).rstrip(".")
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."

@@ -1,5 +1,9 @@
 """Errors that the user can mend."""
 
+import re
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
 
 class InputError(Exception):
     """A configuration, file or machine that cannot be used as it is.
@@ -10,6 +14,11 @@ class InputError(Exception):
 
 class BadRecordError(InputError):
     """An image or label that cannot be used, or on which the network fails; others may be fine."""
+
+
+def has_control_characters(text: str) -> bool:
+    """Whether it would break a line, steer a terminal, or be no UTF-8."""
+    return _CONTROL.search(text) is not None
 
 
 def one_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import sys
 import time
@@ -21,6 +22,10 @@ FIRST_WAIT, LONGEST_WAIT = 0.1, 10.0
 
 ANSWERS = FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError
 """What a storage that works says too: it is not asked again."""
+
+
+NEVER = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO}
+"""What is said of a name that no patience makes a file."""
 
 
 class StorageError(InputError):
@@ -47,6 +52,8 @@ def patiently(operation: Callable[[], T], name: str, seconds: float) -> T:
         except ANSWERS:
             raise
         except OSError as error:
+            if error.errno in NEVER:
+                raise StorageError(f"{name} cannot be read or written ({reason(error)}): mend its name") from error
             left = start + seconds - time.monotonic()
             if left <= 0:
                 raise StorageError(

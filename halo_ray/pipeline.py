@@ -36,7 +36,8 @@ def stream(table: pa.Table, block_rows: int, transform: Transform) -> ray.data.D
     # Ray Data spreads tasks evenly. Ray's own strategy takes nodes without a GPU first, which leaves the others to
     # those who compute.
     place = {"scheduling_strategy": ANYWHERE} if has_unlike_nodes() else {}
-    return _mapped(ray.data.from_arrow(blocks), transform, batch_size=None, **place)
+    # Not from_arrow, which starts a task for every block, all at once, to hear of its size: 45 KB of the driver each.
+    return _mapped(ray.data.from_blocks(blocks), transform, batch_size=None, **place)
 
 
 def _mapped(dataset: ray.data.Dataset, transform: Transform | type[Any], **how: Any) -> ray.data.Dataset:
@@ -166,4 +167,5 @@ def _inspected(
             found.add(split, batch)
             batch = batch.filter(pc.is_null(batch["problem"]))
             parts.append(batch if split == "source" else batch.select(MANIFEST.names))
-    return pa.concat_tables(parts)
+    # In one piece: cutting the blocks of a stream out of so many takes the square of their number.
+    return pa.concat_tables(parts).combine_chunks()

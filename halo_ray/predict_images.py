@@ -115,7 +115,11 @@ def find_checkpoint(uri: str) -> tuple[Storage, str]:
     """
     storage = Storage(uri)
     if storage.exists(CHECKPOINTS):
-        return storage, str(storage.read_json(CHECKPOINTS)["best"]["checkpoint"])
+        try:
+            best = storage.read_json(CHECKPOINTS)["best"]["checkpoint"]
+        except (KeyError, TypeError) as error:
+            raise storage.damaged(CHECKPOINTS, "it names no best checkpoint") from error
+        return storage, str(best)
     if not storage.exists("model.json"):
         raise InputError(f"{uri} is no checkpoint (no model.json) and no experiment (no {CHECKPOINTS}): name one")
     return storage, ""
@@ -172,14 +176,18 @@ def predict_images(
     """
     storage, name = find_checkpoint(checkpoint)
     load_model(storage, name)  # what is wrong with it is said here, not by an actor
-    shown = size or load_description(storage, name).get("input_size")
+    shown = size or _trained_size(load_description(storage, name))
     if shown is None:
         raise InputError(f"checkpoint {checkpoint} does not say for which input size it was trained: give --size")
+    try:
+        _palette(load_description(storage, name))
+    except (InputError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"checkpoint {checkpoint} does not name its classes and colours: restore it") from error
     table, target = find_images(images), Storage(out)
     _check_apart(Storage(_split(images)[0]), target)
     target.check_writable()
     check_own_process(execution, ("max_actors",))
-    job = PredictionJob(storage.uri, name, target.uri, (shown[0], shown[1]), flip, overlay)
+    job = PredictionJob(storage.uri, name, target.uri, shown, flip, overlay)
     done, problems = 0, []
     computation = Computation(table, ReadImages(job.size), Predictor, {"job": job}, execution)
     with progress("predict", table.num_rows, "image", lambda: done), computation.batches() as batches:
@@ -195,6 +203,14 @@ def _check_apart(images: Storage, out: Storage) -> None:
     """Raises InputError where results would lie among the images, and be images of the next run."""
     if f"{out.root}/".startswith(f"{images.root}/") and out.filesystem.type_name == images.filesystem.type_name:
         raise InputError(f"{out.uri} lies within {images.uri}: write the class maps to a directory of their own")
+
+
+def _trained_size(description: dict[str, Any]) -> tuple[int, int] | None:
+    """(height, width) of the network's input in training; None where nothing, or no size, says so."""
+    match description.get("input_size"):
+        case [int(height), int(width)] if height > 0 and width > 0:
+            return height, width
+    return None
 
 
 def _palette(description: dict[str, Any]) -> list[int]:

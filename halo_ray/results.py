@@ -63,7 +63,7 @@ def record(
         "seconds": seconds,
     }
     storage.write_json(f"{directory}/metrics.json", metrics)
-    rows = [storage.read_json(f"{round_directory(n)}/metrics.json") for n in range(number + 1)]
+    rows = [*(stages.result(f"{round_directory(n)}/record") for n in range(number)), metrics]
     storage.write(_METRICS, "".join(json.dumps(row) + "\n" for row in rows).encode())
     named = {"best": max(rows, key=lambda row: row["miou"]), "last": rows[-1]}
     storage.write_json(
@@ -84,7 +84,10 @@ def _scalars(quality: dict[str, Any], prefix: str) -> dict[str, float]:
 
 def read_metrics(storage: Storage) -> list[dict[str, Any]]:
     """All records, round 0 (before any purchase) first."""
-    return [json.loads(line) for line in storage.read(_METRICS).splitlines()]
+    try:
+        return [json.loads(line) for line in storage.read(_METRICS).splitlines()]
+    except ValueError as error:
+        raise storage.damaged(_METRICS, error) from error
 
 
 def announce(context: Context, metrics: dict[str, Any], regions: int) -> None:

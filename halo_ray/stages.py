@@ -24,7 +24,7 @@ class Stages:
         self.storage, self._attempts = storage, attempts
 
     def done(self, name: str) -> bool:
-        return self.storage.exists(f"stages/{name}.json")
+        return self.storage.exists(_marker(name))
 
     def run(self, name: str, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The JSON-able result of ``work(*args, **kwargs)``: committed now, or read where the stage is done."""
@@ -33,13 +33,28 @@ class Stages:
         start = time.monotonic()
         result = self._attempts(name, lambda: work(*args, **kwargs))
         seconds = round(time.monotonic() - start, 3)
-        self.storage.write_sealed(f"stages/{name}.json", {"seconds": seconds, "result": result})
+        self.storage.write_sealed(_marker(name), {"stage": name, "seconds": seconds, "result": result})
         return result
 
     def result(self, name: str) -> Any:
         """What a stage that is done gave."""
-        return self.storage.read_sealed(f"stages/{name}.json")["result"]
+        return self._read(name)["result"]
 
     def seconds(self, name: str) -> float:
         """Wall-clock seconds that the stage took in the run that finished it."""
-        return float(self.storage.read_sealed(f"stages/{name}.json")["seconds"])
+        return float(self._read(name)["seconds"])
+
+    def _read(self, name: str) -> dict[str, Any]:
+        """The marker of a stage that is done.
+
+        Raises:
+            InputError: it is damaged, or another stage's.
+        """
+        marker = self.storage.read_sealed(_marker(name))
+        if marker.get("stage", name) != name or not {"seconds", "result"} <= marker.keys():  # older ones do not say
+            raise self.storage.damaged(_marker(name), f"it is not the marker of {name}")
+        return marker
+
+
+def _marker(name: str) -> str:
+    return f"stages/{name}.json"

@@ -93,7 +93,8 @@ class Storage:
         """Raises InputError, which says that ``key`` named it, where a file cannot be created in this directory."""
         name = f"write-test-{uuid.uuid4().hex}"
         try:
-            self._create(name, b"")  # now, or the name is a wrong one
+            with suppress(FileExistsError):  # by ourselves: the store did it, and was asked again
+                self._create(name, b"")  # at once, or the name is a wrong one
             self.delete(name)
         except OSError as error:
             raise InputError(f"{key} {self.uri} cannot be written to ({reason(error)}): name another") from error

@@ -73,7 +73,8 @@ class Nodes:
 
     def __init__(self, stack: ExitStack) -> None:
         self.head: Head = stack.enter_context(ray_head("--num-cpus=0", settings=SETTINGS))
-        self._stack, self._nodes = stack, [self._start() for _ in range(NODES)]
+        self._stack = stack
+        self._nodes = [self._start() for _ in range(NODES)]
 
     def _start(self) -> psutil.Process:
         return self._stack.enter_context(ray_node(self.head, "--num-cpus=2"))

@@ -15,6 +15,7 @@ from halo_ray.annotations.oracles import GroundTruth
 from halo_ray.candidates import CANDIDATES, candidate_files, read_candidates
 from halo_ray.checkpoint import weights_checksum
 from halo_ray.context import Context
+from halo_ray.storage import Storage
 
 _PICK = ["y", "x", "score", "radius", "entropy", "guess", "probability"]
 _COLUMNS = ["image_id", *_PICK]
@@ -28,11 +29,20 @@ def annotate(context: Context, number: int, selection: str, candidates: str, che
     """
     ledger, config = Ledger(context.storage), context.config
     if not ledger.committed(number):  # what was bought once is not asked again
-        requests = _requests(context, number, context.storage.read_sealed(selection)["counts"], candidates)
+        requests = _requests(context, number, _counts(context.storage, selection, number), candidates)
         model = weights_checksum(context.storage, checkpoint)
         oracle = GroundTruth(context.classes, config.acquisition.region_radius, number, model)
         ledger.commit(number, ask(requests, oracle, config.execution.block_images))
     return {"pixels": ledger.seal(number)}
+
+
+def _counts(storage: Storage, selection: str, number: int) -> dict[str, int]:
+    """How many regions of each image a selection chose."""
+    found = storage.read_sealed(selection)
+    if found.get("round") != number:
+        raise storage.damaged(selection, f"it is not the selection of round {number}")
+    counts: dict[str, int] = found["counts"]
+    return counts
 
 
 def _requests(context: Context, number: int, counts: dict[str, int], candidates: str) -> pa.Table:
@@ -43,8 +53,11 @@ def _requests(context: Context, number: int, counts: dict[str, int], candidates:
     for file in candidate_files(storage, candidates):
         table = read_candidates(storage, file, _COLUMNS)
         touched.append(table.filter(pc.is_in(table["image_id"], wanted)))
+    chosen = _first_of_each(pa.concat_tables(touched), counts)
+    if chosen.num_rows != sum(counts.values()):
+        raise storage.damaged(candidates, f"of {sum(counts.values())} chosen regions it holds {chosen.num_rows}")
     picks: dict[str, list[dict[str, Any]]] = {}
-    for row in _first_of_each(pa.concat_tables(touched), counts).to_pylist():
+    for row in chosen.to_pylist():
         picks.setdefault(row["image_id"], []).append({name: row[name] for name in _PICK})
     pool = context.splits.pool
     images = pool.filter(pc.is_in(pool["image_id"], pa.array(list(picks), pa.string()))).sort_by("image_id")

@@ -148,7 +148,11 @@ class Ledger:
 
     def _open(self, number: int) -> io.BytesIO:
         """The file of a round, whole and as it was committed."""
-        return io.BytesIO(self._storage.read_checked(self.file(number)))
+        data = self._storage.read_checked(self.file(number))
+        rounds = self._storage.as_table(self.file(number), data, ["round"])["round"].unique().to_pylist()
+        if rounds not in ([], [number]):
+            raise self._storage.damaged(self.file(number), f"it holds round {rounds[0]}")
+        return io.BytesIO(data)
 
 
 def _places(table: pa.Table, y: str, x: str) -> dict[str, tuple[list[int], list[int]]]:

@@ -15,6 +15,7 @@ from halo_ray.data.label_formats import CITYSCAPES_TRAINED, LABEL_FORMATS, ids_b
 from halo_ray.errors import BadRecordError, InputError, one_line
 from halo_ray.filesystems import read_file, resolve
 from halo_ray.suggest import nearest
+from halo_ray.yaml_text import load_yaml
 
 IGNORE = 255
 """Class of pixels that no loss and no metric sees."""
@@ -182,8 +183,8 @@ def class_set(name: str) -> ClassSet:
         raise InputError(f"data.class_set: no class set {name!r}; {nearest(name, _KNOWN)} (or give a YAML file)")
     filesystem, path = resolve(name)
     try:
-        found = yaml.safe_load(read_file(filesystem, path))
-    except (OSError, yaml.YAMLError) as error:
+        found = load_yaml(read_file(filesystem, path))
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(
             f"class set file {name} cannot be read ({one_line(error)}): give at least a list 'classes'"
         ) from error

@@ -212,9 +212,12 @@ def _open(data: bytes) -> Image.Image:
         # A file that claims more pixels than Pillow's limit is no street scene, whether twice as many or more.
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            return Image.open(io.BytesIO(data))
+            image = Image.open(io.BytesIO(data))
         except UnidentifiedImageError as error:  # names the buffer, not the file
             raise ValueError("it is no image, or its header is damaged") from error
+    if image.format == "EPS":  # a program, which Pillow would have Ghostscript run
+        raise ValueError("it is PostScript")
+    return image
 
 
 def _deep(image: Image.Image, data: bytes) -> bool:

@@ -14,6 +14,7 @@ from halo_ray.data.classes import IGNORE, ClassSet
 from halo_ray.data.images import File, decode_image, decode_label, other_size, read_ahead
 from halo_ray.data.label_formats import LABEL_FORMATS
 from halo_ray.data.listing import MANIFEST
+from halo_ray.data.listing import MAX_SIDE as MAX_SIDE
 from halo_ray.data.manifest import SPLITS
 from halo_ray.errors import BadRecordError, InputError
 from halo_ray.storage import Storage
@@ -30,9 +31,6 @@ INSPECTED = pa.schema(
 )
 """A manifest with why a record cannot be used (null where it can), what is done to it when it is read, and the pixels
 of each class and of void (C+1), null without a label."""
-
-MAX_SIDE = 65_536
-"""Places in an image are stored in 16 bits."""
 
 NAMED_PROBLEMS = 5
 """So many skipped records are printed; bad_records.json has all."""
@@ -169,8 +167,11 @@ def summary(found: SplitInspection) -> dict[str, Any]:
 def bad_ids(storage: Storage) -> dict[str, list[str]]:
     """By split, the image ids of the records that the experiment skips."""
     skipped: dict[str, list[str]] = {split: [] for split in SPLITS}
-    for record in storage.read_json(_BAD):
-        skipped[record["split"]].append(record["image_id"])
+    try:
+        for record in storage.read_json(_BAD):
+            skipped[record["split"]].append(record["image_id"])
+    except (KeyError, TypeError) as error:
+        raise storage.damaged(_BAD, "it is no list of records") from error
     return skipped
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
-from halo_ray.errors import InputError, one_line
+from halo_ray.errors import InputError, has_control_characters, one_line
 from halo_ray.filesystems import read_file, resolve
 
 MANIFEST = pa.schema(
@@ -31,10 +31,13 @@ MANIFEST = pa.schema(
 classes (label_formats.LABEL_FORMATS), null where the class set does; height and width are the image's in pixels, null
 until it was read."""
 
+MAX_SIDE = 65_536
+"""Places in an image are stored in 16 bits."""
+
 
 def check_pattern(key: str, pattern: str) -> None:
     """Raises InputError, which names ``key``, where no or several * stand in the pattern."""
-    if pattern.count("*") != 1:
+    if pattern.count("*") != 1 or "*" not in posixpath.normpath(pattern):  # which a .. behind it takes away
         raise InputError(f"{key}: pattern {pattern!r} needs exactly one *, which stands for the image id")
 
 
@@ -61,7 +64,7 @@ class Root:
     def files(self) -> list[str]:
         """Paths of all files below the root."""
         every = self._info(pafs.FileSelector(self._base, recursive=True))
-        return [info.path[len(self._base) + 1 :] for info in every if info.is_file]
+        return [self._path(info)[len(self._base) + 1 :] for info in every if info.is_file]
 
     def find(self, pattern: str) -> dict[str, str]:
         """Path below the root of each file that matches, by what the one * stands for (which may hold slashes).
@@ -76,11 +79,12 @@ class Root:
         prefix = f"{self._base}/{before}"
         found: dict[str, str] = {}
         for info in self._info(pafs.FileSelector(folder, recursive=True, allow_not_found=True)):
-            long_enough = len(info.path) > len(prefix) + len(after)  # the * stands for something
-            if info.is_file and long_enough and info.path.startswith(prefix) and info.path.endswith(after):
-                name = info.path[len(prefix) : len(info.path) - len(after)]
+            whole = self._path(info)
+            long_enough = len(whole) > len(prefix) + len(after)  # the * stands for something
+            if info.is_file and long_enough and whole.startswith(prefix) and whole.endswith(after):
+                name = whole[len(prefix) : len(whole) - len(after)]
                 name = name if after else str(PurePosixPath(name).with_suffix(""))
-                path = info.path[len(self._base) + 1 :]
+                path = whole[len(self._base) + 1 :]
                 if name in found:
                     raise InputError(
                         f"{found[name]} and {path} below {self.uri} have the same image id {name!r}: rename one"
@@ -104,13 +108,19 @@ class Root:
         """
         try:
             lines = read_file(self._filesystem, f"{self._base}/{path}").decode("utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise InputError(f"list {self.uri}/{path} cannot be read: check the split's name and data_root") from error
         names = [line.strip() for line in lines if line.strip()]
         repeated = [name for name, count in Counter(names).items() if count > 1]
         if repeated:
             raise InputError(f"list {self.uri}/{path} names {repeated[0]!r} twice: mend the list")
         return names
+
+    def _path(self, info: pafs.FileInfo) -> str:
+        try:
+            return str(info.path)
+        except UnicodeDecodeError as error:
+            raise InputError(f"a file below {self.uri} is not named in UTF-8 ({error.object!r}): rename it") from error
 
     def _info(self, what: str | pafs.FileSelector) -> list[pafs.FileInfo]:
         try:
@@ -126,9 +136,12 @@ def manifest(root: Root, rows: Iterable[tuple[str, str, str | None, str | None]]
     """The manifest of (image id, image, label, label format), files by their path below the root; sorted by id.
 
     Raises:
-        InputError: two images have the same id.
+        InputError: two images have the same id, or one has control characters in its name.
     """
     rows = sorted(rows)
+    for name, image, _, _ in rows:
+        if has_control_characters(name) or has_control_characters(image):
+            raise InputError(f"{image!r} below {root.uri} has control characters in its name: rename it")
     for one, other in pairwise(rows):
         if one[0] == other[0]:
             raise InputError(f"{one[1]} and {other[1]} below {root.uri} have the same image id {one[0]!r}: rename one")

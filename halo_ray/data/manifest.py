@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from halo_ray.data.images import read_mask
-from halo_ray.data.listing import MANIFEST, Root, check_pattern
+from halo_ray.data.listing import MANIFEST, MAX_SIDE, Root, check_pattern
 from halo_ray.data.readers import SplitConfig, list_split, split_root
 from halo_ray.errors import InputError
 from halo_ray.secret import redacted
@@ -57,6 +57,8 @@ class DataConfig:
         for key in ("height", "width", "source_height", "source_width"):
             if getattr(self, key) is not None and getattr(self, key) < 32:
                 raise InputError(f"data.{key} is {getattr(self, key)}: the network needs at least 32 pixels")
+            if getattr(self, key) is not None and getattr(self, key) > MAX_SIDE:
+                raise InputError(f"data.{key} is {getattr(self, key)}: a side may have {MAX_SIDE} pixels at most")
         for split in ("pool", "validation"):
             if getattr(self, split).reader == "none":
                 raise InputError(f"data.{split}.reader is none: only the source may be missing")

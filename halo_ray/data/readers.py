@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from halo_ray.data.images import SYNTHETIC
 from halo_ray.data.layouts import acdc, camvid, cityscapes, folder, gtav, synthia
-from halo_ray.data.listing import MANIFEST, only_listed
+from halo_ray.data.listing import MANIFEST, MAX_SIDE, only_listed
 from halo_ray.data.synthetic import MIN_SIDE, STYLES
 from halo_ray.errors import InputError
 from halo_ray.suggest import nearest
@@ -20,6 +20,9 @@ NAMED_SPLITS = {"cityscapes": "train", "acdc": "train", "camvid": "day"}
 """Readers whose split must be named, each with an example."""
 
 READERS = (*LAYOUTS, "folder", "synthetic", "none")
+
+MOST_SCENES = 10_000_000
+"""All are listed before any is rendered."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,9 @@ class SplitConfig:
         for key in ("count", "scenes", "first"):
             if getattr(self, key) < 0:
                 raise InputError(f"data.*.{key} is {getattr(self, key)}: it must be 0 or more")
+        for key, most in (("scenes", MOST_SCENES), ("height", MAX_SIDE), ("width", MAX_SIDE)):
+            if getattr(self, key) > most:
+                raise InputError(f"data.*.{key} is {getattr(self, key)}: it must be at most {most}")
 
 
 def list_split(config: SplitConfig, data_root: str, *, key: str, seed: int = 0) -> pa.Table:

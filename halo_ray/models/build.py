@@ -21,6 +21,9 @@ from halo_ray.models.pretrained import load_pretrained
 from halo_ray.models.reweighting import FeatureReweighting
 from halo_ray.models.segmenter import EuclideanHead, HyperbolicHead, Segmenter
 
+MOST_CHANNELS = 4096
+"""Of an embedding or decoder; several times what any published one has."""
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -62,15 +65,17 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if not (self.curvature > 0 and math.isfinite(self.curvature)):
             raise InputError(f"model.curvature is {self.curvature}: it must be a finite number above 0")
-        if self.embedding < 2:
-            raise InputError(f"model.embedding is {self.embedding}: it must be at least 2")
+        if not 2 <= self.embedding <= MOST_CHANNELS:
+            raise InputError(f"model.embedding is {self.embedding}: it must be at least 2, at most {MOST_CHANNELS}")
         width = self.decoder_width
-        if width is not None and (width < 8 or width % 8):
-            raise InputError(f"model.decoder_width is {width}: it must be a multiple of 8")
+        if width is not None and (not 8 <= width <= MOST_CHANNELS or width % 8):
+            raise InputError(f"model.decoder_width is {width}: it must be a multiple of 8, at most {MOST_CHANNELS}")
         if width is not None and self.decoder == "deeplabv2":
             raise InputError("model.decoder_width: deeplabv2 goes straight to the embedding and has none: leave it out")
-        if min(self.pixel_std) <= 0:
-            raise InputError(f"model.pixel_std is {list(self.pixel_std)}: each number must be above 0")
+        if not all(0 < std < math.inf for std in self.pixel_std):
+            raise InputError(f"model.pixel_std is {list(self.pixel_std)}: each must be a finite number above 0")
+        if not all(map(math.isfinite, self.pixel_mean)):
+            raise InputError(f"model.pixel_mean is {list(self.pixel_mean)}: each must be a finite number")
 
     @property
     def has_live_norms(self) -> bool:
@@ -139,8 +144,9 @@ def _from_checkpoint(config: ModelConfig, classes: int) -> Segmenter:
     try:
         description = json.loads((folder / MODEL_FILE).read_text())
         there = {**description["model"], "classes": description["classes"]}
-        backbone, weights = description["backbone"], load_file(folder / WEIGHTS_FILE)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        backbone, named = dict(description["backbone"]), description["model"]["backbone"]
+        weights = load_file(folder / WEIGHTS_FILE)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise InputError(f"model.pretrained: checkpoint {folder} cannot be read: {one_line(error)}") from error
     wanted = {**json.loads(json.dumps(asdict(config))), "classes": classes}
     differ = [key for key in (*_SHAPED_BY, "classes") if there.get(key) != wanted[key]]
@@ -153,12 +159,12 @@ def _from_checkpoint(config: ModelConfig, classes: int) -> Segmenter:
     if any(own.get(key) != backbone.get(key) for key in _BACKBONE_SHAPED_BY):
         raise InputError(
             f"model.pretrained: checkpoint {folder} is of another network: model.backbone is "
-            f"{description['model']['backbone']} there and {config.backbone} here"
+            f"{named} there and {config.backbone} here"
         )
-    model = _assemble(config, classes, backbone_config=backbone)
     try:
+        model = _assemble(config, classes, backbone_config=backbone)
         model.load_state_dict(weights)
-    except RuntimeError as error:
+    except Exception as error:  # a damaged description makes transformers raise anything
         raise InputError(
             f"model.pretrained: checkpoint {folder} does not fit its own description: restore it from a copy"
         ) from error

@@ -5,14 +5,12 @@ Files are read without running anything in them (weights_only).
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -104,14 +102,15 @@ def read_weights(path: str) -> dict[str, Any]:
             foreign = []
         with torch.serialization.safe_globals([(_Inert, name) for name in foreign]):
             tree = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, SafetensorError, EOFError, TypeError, ValueError) as error:
+    except Exception as error:  # damaged files make the unpickler raise anything
         # torch surrounds the reason with advice for programmers.
         reason = " ".join(str(error).split()).rpartition("WeightsUnpickler error: ")[2]
         reason = re.split(r"\. | Check the documentation", reason)[0]
+        reason = reason or type(error).__name__
         raise InputError(f"model.pretrained: {path} cannot be read as weights: {reason}") from error
     if not isinstance(tree, Mapping):
         raise InputError(f"model.pretrained: {path} holds a {type(tree).__name__}, no dictionary of weights")
-    return dict(tree)
+    return {str(key): value for key, value in tree.items()}
 
 
 class _Inert:
@@ -123,7 +122,7 @@ class _Inert:
 
 def _below(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """The entries whose key starts with ``prefix``, without it and without that of data-parallel training."""
-    plain = {key.removeprefix("module."): value for key, value in state.items()}
+    plain = {str(key).removeprefix("module."): value for key, value in state.items()}
     return {key.removeprefix(prefix): value for key, value in plain.items() if key.startswith(prefix)}
 
 
@@ -143,6 +142,9 @@ def _names(keys: Iterable[str], rules: Iterable[tuple[str, str]], prefix: str) -
 def _fill(module: nn.Module, weights: dict[str, Tensor], names: dict[str, str], path: str, hint: str) -> None:
     """Loads ``weights`` into ``module`` under ``names``: every one, and all that it has but counters of batches."""
     ours, counter = module.state_dict(), ".num_batches_tracked"
+    other = next((key for key, value in weights.items() if not isinstance(value, Tensor)), None)
+    if other is not None:
+        raise InputError(f"model.pretrained: {other} in {path} is no tensor: name a file of weights")
     placed = {name: weights[key] for key, name in names.items()}
     found = (
         ("are missing", [name for name in ours if name not in placed and not name.endswith(counter)]),

@@ -43,7 +43,8 @@ def check_manifests(subject: Subject) -> None:
             subject.findings.add(manifest_file("pool"), f"holds no image: {RESTORE}")
             subject.pool = None
     _check_inspection(subject, tables)
-    if subject.config is not None and subject.config.needs_class_statistics:
+    needed = subject.config is not None and subject.config.needs_class_statistics
+    if needed or reader.storage.exists(SOURCE_CLASSES):
         _check_source_classes(subject, tables.get("source"))
 
 

@@ -210,7 +210,5 @@ def _compare_picks(subject: Subject, name: str, purchase: Purchase, picks: pa.Ta
     for key in SAID:
         differ = bits(purchase.table, key)[purchase.first] != bits(picks, key)
         if (odd := np.flatnonzero(differ)).size:
-            where = purchase.place(odd[0], subject.pool)
-            subject.findings.add(
-                name, f"{key} of {len(odd)} regions is not their candidates', first {where}: {RESTORE}"
-            )
+            what = f"{key} of {len(odd)} regions is not that of their candidates"
+            subject.findings.add(name, f"{what}, first {purchase.place(odd[0], subject.pool)}: {RESTORE}")

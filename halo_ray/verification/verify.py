@@ -78,7 +78,8 @@ def _check_rounds(subject: Subject) -> dict[int, Purchase]:
         check_purchase(subject, number, purchase, earlier, never)
         if number:
             _check_amount(subject, number, purchase)
-            check_picks(subject, number, purchase, stored)
+            with subject.reader.understanding(f"{round_directory(number)}/selection.json"):
+                check_picks(subject, number, purchase, stored)
             subject.findings.checked["rounds"] += 1
             subject.findings.checked["regions"] += len(purchase.regions)
             subject.findings.checked["pixels"] += len(purchase.row)

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,7 +24,7 @@ REFUSED, LOST, SLOW, GOOD = "refused", "lost", "slow", "good"
 """What becomes of a request: 503 and nothing done; done, but the connection ends without an answer; done after a while;
 done."""
 
-SLOW_SECONDS = 1.0
+LOST_SHARE, SLOW_SHARE, SLOW_SECONDS = 0.01, 0.02, 0.5
 UPSTREAM_SECONDS = 60
 
 SLOW_DOWN = (
@@ -64,9 +63,10 @@ class FlakyStore:
         self._process.kill()
         self._process.wait()
 
-    def requests(self) -> Counter[str]:
-        """How many there were of each fate."""
-        return Counter(line.split()[0] for line in self.log.read_text().splitlines())
+    def requests(self) -> list[tuple[str, str]]:
+        """The fate of each, and its method and path."""
+        lines = (line.split(maxsplit=2) for line in self.log.read_text().splitlines())
+        return [(fate, request) for fate, _, request in lines]
 
 
 @contextmanager
@@ -75,7 +75,7 @@ def flaky_store(log: Path, *, share: float = 0.1, seed: int = 0) -> Iterator[Fla
 
     Args:
         log: one line for each request: its fate, the time, method and path. It outlives the server's death.
-        share: of the requests that are refused. A tenth as many lose their answer, and as many are slow.
+        share: of the requests that are refused. LOST_SHARE lose their answer, SLOW_SHARE get it after SLOW_SECONDS.
     """
     log.touch()
     with object_store() as behind:
@@ -88,19 +88,24 @@ def flaky_store(log: Path, *, share: float = 0.1, seed: int = 0) -> Iterator[Fla
 
 
 class Fates:
-    """What becomes of each request, in the order in which they come."""
+    """What becomes of each request, in the order in which they come.
+
+    Whoever creates an object on the condition that there is none never hears that it did, and must ask again.
+    """
 
     def __init__(self, share: float, seed: int, log: Path) -> None:
-        self._share, self._random, self._lock = share, random.Random(seed), threading.Lock()
+        self._shares = {REFUSED: share, LOST: LOST_SHARE, SLOW: SLOW_SHARE, GOOD: 1 - share - LOST_SHARE - SLOW_SHARE}
+        self._random, self._lock, self._created = random.Random(seed), threading.Lock(), set[str]()
         self._log = os.open(log, os.O_WRONLY | os.O_APPEND)
 
-    def next(self, request: str) -> str:
+    def next(self, request: str, *, creates: bool) -> str:
         with self._lock:
-            drawn = self._random.random() / self._share
-            fate = REFUSED if drawn < 1 else LOST if drawn < 1.1 else SLOW if drawn < 2.1 else GOOD
-            os.write(
-                self._log, f"{fate} {time.strftime('%X')} {request}\n".encode()
-            )  # at once: a killed process flushes nothing
+            (fate,) = self._random.choices([*self._shares], [*self._shares.values()])
+            if creates and fate != REFUSED and request not in self._created:
+                self._created.add(request)
+                fate = LOST
+            # At once: a process that is killed flushes nothing.
+            os.write(self._log, f"{fate} {time.strftime('%X')} {request}\n".encode())
         return fate
 
 
@@ -114,7 +119,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         body = self._body()
-        fate = self.fates.next(f"{self.command} {self.path}")
+        fate = self.fates.next(f"{self.command} {self.path}", creates="If-None-Match" in self.headers)
         if fate == REFUSED:
             self._answer(503, [("Content-Type", "application/xml")], SLOW_DOWN)
             return

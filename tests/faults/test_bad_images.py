@@ -1,0 +1,373 @@
+"""Broken images and labels: each is a recorded skip that names the file, and its neighbours are as if it were not there.
+
+Cases: 45 files as an image and as a label (90), 60 cuts, 9 that no image can be read from at all, 150 + 100 random
+damages (Hypothesis, always the same ones), 15 names: 424.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import struct
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pyarrow as pa
+import pytest
+from bad_input import DAMAGES, SECONDS, assert_one_sentence, damaged, examples, refused
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from halo_ray.data.classes import ClassSet
+from halo_ray.data.decoding import DecodeImages
+from halo_ray.data.images import read_mask
+from halo_ray.data.inspection import Inspection, InspectRecords, SplitInspection
+from halo_ray.data.layouts import folder
+from halo_ray.data.listing import MANIFEST, Root
+from halo_ray.errors import BadRecordError
+from halo_ray.predict_images import ReadImages, find_images
+from halo_ray.storage import Storage, safe_name
+
+pytestmark = [
+    pytest.mark.timeout(SECONDS),
+    pytest.mark.filterwarnings("ignore::UserWarning:PIL"),
+]
+CLASSES = ClassSet("mine", ("a", "b", "c"), ids=(4, 0, 200))
+HEIGHT, WIDTH = 24, 40
+RANDOM = np.random.default_rng(0)
+RGB = RANDOM.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+IDS = np.array([4, 0, 200, 255], np.uint8)
+LABEL = IDS[RANDOM.integers(0, 4, (HEIGHT, WIDTH))]
+OTHER = 255 - RGB
+
+
+def encoded(pixels: np.ndarray | Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    (pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def frames(kind: str) -> bytes:
+    return encoded(Image.fromarray(RGB), kind, save_all=True, append_images=[Image.fromarray(OTHER)])
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width: int, height: int, pixels: bytes, before: bytes = b"", depth: int = 8, colour: int = 0) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + before + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def with_wrong_crc(data: bytes) -> bytes:
+    place = data.index(b"IDAT")
+    length = struct.unpack(">I", data[place - 4 : place])[0]
+    end = place + 4 + length
+    return data[:end] + bytes(4) + data[end + 4 :]
+
+
+def bmp(width: int, height: int) -> bytes:
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
+    return b"BM" + struct.pack("<IHHI", 54 + 99, 0, 0, 54) + header + bytes(99)
+
+
+def jpeg_that_claims(width: int, height: int) -> bytes:
+    data = bytearray(encoded(RGB, "JPEG"))
+    place = data.index(b"\xff\xc0") + 5
+    data[place : place + 4] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+GREY = zlib.compress(bytes((WIDTH + 1) * HEIGHT))
+DEEP = np.stack([LABEL.astype(np.uint16) * 100] * 3, -1)
+HTML = b"<!DOCTYPE html><html><body>404 Not Found</body></html>"
+SVG = b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" width="40" height="24"><rect/></svg>'
+PROGRAM = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 24\n%%EndComments\n{} loop\n%%EOF\n"
+GARBAGE_EXIF = b"Exif\0\0" + bytes(range(256))
+
+# Bytes, and whether they serve as an image and as a label.
+CORPUS: dict[str, tuple[bytes, bool, bool]] = {
+    "empty": (b"", False, False),
+    "one byte": (b"\xff", False, False),
+    "zeros": (bytes(5000), False, False),
+    "text": (b"road sidewalk sky\n" * 50, False, False),
+    "page of an error": (HTML, False, False),
+    "SVG": (SVG, False, False),
+    "program in PostScript": (PROGRAM, False, False),
+    "archive": (b"PK\x03\x04" + bytes(200), False, False),
+    "gzip": (b"\x1f\x8b\x08" + bytes(200), False, False),
+    "magic of JPEG alone": (b"\xff\xd8\xff", False, False),
+    "magic of PNG alone": (b"\x89PNG\r\n\x1a\n", False, False),
+    "JPEG behind the magic of PNG": (b"\x89PNG\r\n\x1a\n" + encoded(RGB, "JPEG"), False, False),
+    "PNG behind the magic of JPEG": (b"\xff\xd8\xff" + encoded(LABEL), False, False),
+    "PNG of no width": (png(0, HEIGHT, GREY), False, False),
+    "PNG of no size": (png(0, 0, GREY), False, False),
+    "BMP of no size": (bmp(0, 0), False, False),
+    "BMP of a negative width": (bmp(-7, 7), False, False),
+    "JPEG of no size": (jpeg_that_claims(0, 0), False, False),
+    "JPEG that claims 60000x60000": (jpeg_that_claims(60000, 60000), False, False),
+    "PNG that claims 2 billion columns": (png(2**31 - 1, 1, GREY), False, False),
+    "PNG that claims a negative width": (png(2**32 - 1, 1, GREY), False, False),
+    "PNG that claims 30000x30000": (png(30000, 30000, GREY), False, False),
+    "BMP that claims 30000x30000": (bmp(30000, 30000), False, False),
+    "PPM that claims 99999x99999": (b"P6 99999 99999 255\n", False, False),
+    "PPM with a size of 20 digits": (b"P6 99999999999999999999 1 255\n", False, False),
+    "PNG with a bomb in its text": (
+        png(WIDTH, HEIGHT, GREY, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(50_000_000)))), False, False
+    ),
+    "PNG with a bomb in its profile": (
+        png(WIDTH, HEIGHT, GREY, chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(50_000_000)))), False, False
+    ),
+    "PNG of corrupt zlib": (png(WIDTH, HEIGHT, b"\x78\x9c" + bytes(50)), False, False),
+    "PNG of too few pixels": (png(WIDTH, HEIGHT, zlib.compress(bytes(99))), False, False),
+    "PNG of a wrong checksum": (with_wrong_crc(encoded(LABEL)), False, False),
+    "PNG of no such depth": (png(WIDTH, HEIGHT, GREY, depth=7), False, False),
+    "PNG of no such colour type": (png(WIDTH, HEIGHT, GREY, colour=5), False, False),
+    "palette image without a palette": (png(WIDTH, HEIGHT, GREY, colour=3), True, True),
+    "16-bit RGB": (imagecodecs.png_encode(DEEP), False, False),
+    "16-bit grey": (imagecodecs.png_encode(DEEP[..., 0].copy()), False, False),
+    "float TIFF": (encoded(LABEL.astype(np.float32), "TIFF"), False, False),
+    "1-bit": (encoded(LABEL > 4), True, False),
+    "CMYK": (encoded(Image.fromarray(RGB).convert("CMYK"), "JPEG"), True, False),
+    "RGB and alpha": (encoded(np.dstack([RGB, LABEL])), True, False),
+    "grey and alpha": (encoded(Image.fromarray(RGB).convert("LA")), True, False),
+    "animated WebP": (frames("WEBP"), True, False),
+    "TIFF of two pages": (frames("TIFF"), True, False),
+    "label as a JPEG": (encoded(LABEL, "JPEG"), True, False),
+    "ids outside": (encoded(np.full((HEIGHT, WIDTH), 77, np.uint8)), True, False),
+    "garbage for EXIF": (encoded(RGB, "JPEG", exif=GARBAGE_EXIF), True, False),
+}  # fmt: skip
+
+
+def rows(folder: Path, image: bytes, label: bytes) -> pa.Table:
+    """A manifest of three records, of which the middle one is of these files."""
+    listed = []
+    for name, files in (("a", (encoded(RGB[:9]), encoded(LABEL[:9]))), ("bad", (image, label)),
+                        ("z", (encoded(RGB[:, :7]), encoded(LABEL[:, :7].copy())))):  # fmt: skip
+        uris = [folder / f"{name} image", folder / f"{name} label"]
+        for uri, data in zip(uris, files, strict=True):
+            uri.write_bytes(data)
+        listed.append({"image_id": name, "image_uri": str(uris[0]), "label_uri": str(uris[1])})
+    return pa.Table.from_pylist(listed, schema=MANIFEST)
+
+
+def outcome(folder: Path, image: bytes, label: bytes, culprit: str) -> str | None:
+    """The problem of the middle record, once all that must be true of the three has been found so."""
+    table = rows(folder, image, label)
+    inspected = InspectRecords(CLASSES)(table)
+    first, bad, last = inspected.to_pylist()
+    assert (first["problem"], first["height"], first["width"], sum(first["class_pixels"])) == (None, 9, WIDTH, 9 * WIDTH)
+    assert (last["problem"], last["height"], last["width"], sum(last["class_pixels"])) == (None, HEIGHT, 7, HEIGHT * 7)
+    found = SplitInspection()
+    found.add("pool", inspected)
+    decoded = DecodeImages((32, 32), keep_bad=True)(table).to_pylist()
+    predicted = ReadImages((32, 32))(table).to_pylist()
+    for seen in (decoded, predicted):
+        assert [row["problem"] for row in (seen[0], seen[2])] == [None, None]
+        assert [len(row["image"]) for row in (seen[0], seen[2])] == [32 * 32 * 3] * 2
+    if bad["problem"] is None:
+        assert (found.images, found.bad) == (3, [])
+        assert len(decoded[1]["image"]) == 32 * 32 * 3
+        assert sum(bad["class_pixels"]) == bad["height"] * bad["width"]
+        return None
+    file = f"{culprit} {folder}/bad {culprit}"
+    assert_one_sentence(bad["problem"], file)
+    assert found.bad == [{"split": "pool", "image_id": "bad", "problem": bad["problem"]}]
+    inspection = Inspection({"pool": found}, None)
+    refused(lambda: inspection.settle("fail"), file, "data.on_bad_record")
+    inspection.settle("skip")
+    if culprit == "image" and "same size" not in bad["problem"]:
+        assert decoded[1]["image"] is None
+        assert decoded[1]["problem"] == predicted[1]["problem"] == bad["problem"]
+        with pytest.raises(BadRecordError, match="bad image"):
+            DecodeImages((32, 32))(table)
+    return str(bad["problem"])
+
+
+@pytest.mark.parametrize("what", CORPUS)
+def test_a_broken_image(tmp_path: Path, what: str) -> None:
+    data, usable, _ = CORPUS[what]
+    assert (outcome(tmp_path, data, encoded(LABEL), "image") is None) == usable
+
+
+@pytest.mark.parametrize("what", CORPUS)
+def test_a_broken_label(tmp_path: Path, what: str) -> None:
+    data, _, usable = CORPUS[what]
+    assert (outcome(tmp_path, encoded(RGB), data, "label") is None) == usable
+
+
+@pytest.mark.parametrize("twentieth", range(1, 20))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_an_image_cut_off(tmp_path: Path, kind: str, twentieth: int) -> None:
+    data = encoded(RGB, kind)
+    assert outcome(tmp_path, data[: len(data) * twentieth // 20], encoded(LABEL), "image")
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "BMP"])
+def test_another_kind_of_image_cut_off(tmp_path: Path, kind: str) -> None:
+    data = encoded(RGB, kind)
+    assert outcome(tmp_path, data[: len(data) // 2], encoded(LABEL), "image")
+
+
+@examples(150)
+@given(
+    kind=st.sampled_from(["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF"]),
+    damage=st.sampled_from(DAMAGES),
+    seed=st.integers(0, 10**6),
+)
+def test_a_damaged_image_is_another_image_or_a_skip(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, damage: str, seed: int
+) -> None:
+    folder = tmp_path_factory.mktemp("image")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, of damaged EXIF
+        problem = outcome(folder, damaged(encoded(RGB, kind), damage, seed), encoded(LABEL), "image")
+    if damage in ("empty", "zeros", "noise"):
+        assert problem is not None
+
+
+@examples(100)
+@given(damage=st.sampled_from(DAMAGES), seed=st.integers(0, 10**6))
+def test_a_damaged_label_is_refused_or_reads_as_it_was(
+    tmp_path_factory: pytest.TempPathFactory, damage: str, seed: int
+) -> None:
+    """PNG has checksums: no flipped bit may turn a class into another."""
+    folder, whole = tmp_path_factory.mktemp("label"), encoded(LABEL)
+    if outcome(folder, encoded(RGB), damaged(whole, damage, seed), "label") is None:
+        damaged_one = InspectRecords(CLASSES)(rows(folder, encoded(RGB), damaged(whole, damage, seed))).to_pylist()[1]
+        assert damaged_one == InspectRecords(CLASSES)(rows(folder, encoded(RGB), whole)).to_pylist()[1]
+
+
+def fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def unix_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(os.path.relpath(path))  # absolute ones may be too long
+
+
+def loop(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+NO_FILES: dict[str, Callable[[Path], object]] = {
+    "directory": Path.mkdir, "pipe": fifo, "endless device": device, "socket": unix_socket, "link to itself": loop,
+    "dangling link": lambda path: path.symlink_to("nowhere"), "missing": lambda path: None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", NO_FILES)
+def test_what_is_no_file_is_a_skip_and_nobody_waits_for_it(tmp_path: Path, what: str) -> None:
+    for culprit in ("image", "label"):
+        table = rows(tmp_path, encoded(RGB), encoded(LABEL))
+        path = tmp_path / f"bad {culprit}"
+        path.unlink()
+        NO_FILES[what](path)
+        problems = InspectRecords(CLASSES)(table)["problem"].to_pylist()
+        assert problems[::2] == [None, None]
+        assert_one_sentence(problems[1], f"{culprit} {path}")
+        refused(lambda path=path: read_mask(str(path)), str(path))
+        path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("what", ["pipe", "endless device"])
+def test_what_is_no_file_is_not_listed_as_an_image(tmp_path: Path, what: str) -> None:
+    for name in ("a.png", "z.png"):
+        (tmp_path / name).write_bytes(encoded(RGB))
+    NO_FILES[what](tmp_path / "m.png")
+    assert folder(str(tmp_path), images="*.png")["image_id"].to_pylist() == ["a", "z"]
+    assert find_images(str(tmp_path))["image_id"].to_pylist() == ["a", "z"]
+
+
+REFUSED_NAMES = {
+    "not UTF-8": b"\xff\xfe", "line break": b"a\nb", "carriage return": b"a\rb", "escape": b"\x1b[31mred", "tab": b"a\tb",
+    "line separator": "a\u2028b".encode(), "delete": b"a\x7f",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSED_NAMES)
+def test_a_name_that_no_sentence_can_hold_is_refused(tmp_path: Path, what: str) -> None:
+    directory = tmp_path / "images"
+    directory.mkdir()
+    with open(os.fsencode(directory) + b"/" + REFUSED_NAMES[what] + b".png", "wb") as file:
+        file.write(encoded(RGB))
+    refused(lambda: folder(str(directory), images="*.png"), str(directory), "rename it")
+    refused(lambda: folder(str(tmp_path), images="images/*"), "rename it")
+    refused(lambda: find_images(str(directory)), "rename it")
+
+
+ESCAPES = ["..", ".", "...", "%2e%2e%2f", "a%00b", "~", "$HOME", "C:\\x"]
+
+
+@pytest.mark.parametrize("name", ESCAPES)
+def test_no_image_id_leads_outside_of_the_experiment(tmp_path: Path, name: str) -> None:
+    images, out = tmp_path / "images", tmp_path / "out"
+    (images / "deep").mkdir(parents=True)
+    for place in (images, images / "deep"):
+        (place / f"{name}.png").write_bytes(encoded(RGB))
+    ids = folder(str(images), images="*.png")["image_id"].to_pylist()
+    assert sorted(ids) == sorted([name, f"deep/{name}"])
+    storage = Storage(str(out))
+    before = set(tmp_path.rglob("*"))
+    for image_id in ids:
+        storage.write(f"maps/{safe_name(image_id)}.npz", b"x")  # as scoring does
+        storage.write(f"{image_id}.png", b"x")  # as predict does
+    written = {path for path in tmp_path.rglob("*") if path.is_file()} - before
+    assert len(written) == 2 * len(ids)
+    assert all(path.resolve().is_relative_to(out.resolve()) for path in written)
+
+
+def test_ids_that_look_alike_stay_two(tmp_path: Path) -> None:
+    """A composed and a decomposed é, and a slash and its percent-encoded form."""
+    names = ["\u00e9", "e\u0301", "a/b", "a%2Fb"]
+    assert len({safe_name(name) for name in names}) == len(names)
+    for name in names:
+        (tmp_path / f"{name}.png").parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.png").write_bytes(encoded(RGB))
+    assert sorted(folder(str(tmp_path), images="*.png")["image_id"].to_pylist()) == sorted(names)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["", "*.png*", "**", "*/../..", "*/..", "images", "../*/../*", "\0", "a/../.."]
+)
+def test_a_pattern_that_is_none_is_refused(tmp_path: Path, pattern: str) -> None:
+    refused(lambda: folder(str(tmp_path), images=pattern), "exactly one *")
+
+
+LISTS = {
+    "not UTF-8": b"\xff\xfe\0", "way out": b"../../x\n", "absolute": b"/etc/passwd\n", "null": b"a\0b\n", "twice": b"a\na\n",
+    "image": encoded(RGB), "page": HTML,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", LISTS)
+def test_a_list_that_names_no_images(tmp_path: Path, what: str) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(RGB))
+    (tmp_path / "list.txt").write_bytes(LISTS[what])
+    refused(lambda: folder(str(tmp_path), images="*.png", list_file="list.txt"), "list.txt")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "nowhere", "a\0b", "x" * 300, "pipe", "/dev/zero"])
+def test_a_list_that_is_no_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(RGB))
+    os.mkfifo(tmp_path / "pipe")
+    refused(lambda: folder(str(tmp_path), images="*.png", list_file=name), "list")
+
+
+@pytest.mark.parametrize("root", ["nowhere", "a\0b", "x" * 5000, "/dev/zero", "/etc/hostname", "foo://x", "s3://"])
+def test_a_root_that_is_no_directory(root: str) -> None:
+    with pytest.raises(Exception, match="") as caught:
+        Root(root)
+    assert type(caught.value).__name__ == "InputError"
