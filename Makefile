@@ -8,7 +8,7 @@ PIP_ARGS ?=
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: demo test faults lint clean
+.PHONY: demo test faults soak lint clean
 
 demo: .venv/demo.stamp
 	$(BIN)/python jobs/run_al.py $(ARGS)
@@ -18,7 +18,10 @@ test: lint
 
 # Kills of everybody in every stage, and what else takes long: about an hour on two cores.
 faults: .venv/dev.stamp
-	$(BIN)/python -m pytest -m "faults or not faults" tests/faults $(ARGS)
+	$(BIN)/python -m pytest -m "not soak" tests/faults $(ARGS)
+
+soak: .venv/dev.stamp
+	$(BIN)/python -m pytest -m soak -s tests/faults/test_soak.py $(ARGS)
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check halo_ray jobs tests

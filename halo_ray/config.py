@@ -237,7 +237,8 @@ def _expand_presets(arguments: Sequence[str], presets: Path) -> list[str]:
             tree = _checked_tree(Path(value).read_bytes(), value)
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or one_line(error)
-            raise InputError(f"--config {value} cannot be read: {why}") from error
+            shown = repr(value) if has_control_characters(value) else value
+            raise InputError(f"--config {shown} cannot be read: {why}") from error
         if tree:
             out.append(f"--config={value}")
     return out

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from halo_ray.errors import InputError
 
@@ -21,7 +21,14 @@ DAMAGES = "flip", "flips", "cut", "longer", "empty", "zeros", "noise"
 def examples(number: int) -> settings:
     """So many random cases of a test, the same ones every time."""
     slow = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-    return settings(max_examples=number, derandomize=True, deadline=None, database=None, suppress_health_check=slow)
+    return settings(
+        max_examples=number,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        phases=[Phase.explicit, Phase.generate],  # the smallest failure is not worth the minutes of a slow machine
+        suppress_health_check=slow,
+    )
 
 
 def damaged(data: bytes, kind: str, seed: int) -> bytes:

@@ -12,7 +12,7 @@ import yaml
 
 from halo_ray.data import synthetic
 from halo_ray.data.label_formats import CITYSCAPES_TRAINED, LABEL_FORMATS, ids_by_name
-from halo_ray.errors import BadRecordError, InputError, one_line
+from halo_ray.errors import BadRecordError, InputError, has_control_characters, one_line
 from halo_ray.filesystems import read_file, resolve
 from halo_ray.suggest import nearest
 from halo_ray.yaml_text import load_yaml
@@ -23,6 +23,10 @@ IGNORE = 255
 _INVALID = -1
 
 Ids = int | tuple[int, ...]
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and not has_control_characters(value)
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class ClassSet:
     """Classes over which mIoU* is the mean; empty: there is none."""
 
     def __post_init__(self) -> None:
-        named = all(isinstance(name, str) for name in self.classes)
+        named = all(map(_is_name, self.classes))
         if not named or len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
             raise InputError(f"class set {self.name} needs at least two classes, all with names of their own")
         for key, values in (("ids", self.ids), ("colors", self.colors)):
@@ -193,6 +197,8 @@ def class_set(name: str) -> ClassSet:
 
 def _from_yaml(found: Any, name: str) -> ClassSet:
     keys = [key.name for key in fields(ClassSet)]
+    if isinstance(found, dict) and not _is_name(found.get("name", name)):
+        raise InputError(f"class set file {name}: name is {found['name']!r}, but must be a word")
     if not isinstance(found, dict) or "classes" not in found:
         raise InputError(f"class set file {name} has no list 'classes': give at least that")
     for key, value in found.items():

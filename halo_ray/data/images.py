@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import warnings
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -49,6 +50,7 @@ _UPRIGHT = {
 """What turns an image of that EXIF orientation upright; others have nothing to turn."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_PIXELS = b"IHDR", b"PLTE", b"IDAT"
 _PNG_BITS = 24
 """Place of the bit depth in a PNG file."""
 _TIFF_BITS = 258
@@ -217,7 +219,20 @@ def _open(data: bytes) -> Image.Image:
             raise ValueError("it is no image, or its header is damaged") from error
     if image.format == "EPS":  # a program, which Pillow would have Ghostscript run
         raise ValueError("it is PostScript")
+    if data.startswith(_PNG):
+        _check_chunks(data)
     return image
+
+
+def _check_chunks(data: bytes) -> None:
+    """Raises ValueError where what makes up the pixels of a PNG has another checksum, at which Pillow does not look."""
+    view, place = memoryview(data), len(_PNG)
+    while place < len(data):
+        size, kind = int.from_bytes(view[place : place + 4], "big"), bytes(view[place + 4 : place + 8])
+        end = place + 8 + size
+        if kind in _PNG_PIXELS and zlib.crc32(view[place + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
+            raise ValueError(f"the checksum of a part of it, {kind.decode()}, is another")
+        place = end + 4
 
 
 def _deep(image: Image.Image, data: bytes) -> bool:

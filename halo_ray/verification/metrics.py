@@ -82,7 +82,7 @@ def _check_record(
             told.append(f"{key} is {record[key]}, counted again it is {value}")
     for stage, seconds in record["seconds"].items():
         marker = stage if stage in ("features", "pretrain") else f"{at}/{stage}"
-        said = subject.reader.sealed(marker_file(marker)) if marker in subject.done else None
+        said = subject.marker(marker)
         if stage not in STAGES or (said is not None and said["seconds"] != seconds):
             told.append(f"{stage} took {seconds} s, its marker says {said and said['seconds']}")
     for what in told:

@@ -46,17 +46,20 @@ class Reader:
         """The value of a JSON file that must be there; None where it is no JSON."""
         return self.tried(name, lambda: self.storage.read_json(name))
 
-    def sealed(self, name: str, keys: Sequence[str] | None = None) -> dict[str, Any] | None:
+    def sealed(
+        self, name: str, keys: Sequence[str] | None = None, optional: Sequence[str] = ()
+    ) -> dict[str, Any] | None:
         """The object of a sealed JSON file that must be there, its digest right.
 
         Args:
             keys: that it has, no more and no less; None: any.
+            optional: keys that it may have too.
         """
         if name not in self._sealed:
-            self._sealed[name] = self._unsealed(name, keys)
+            self._sealed[name] = self._unsealed(name, keys, optional)
         return self._sealed[name]
 
-    def _unsealed(self, name: str, keys: Sequence[str] | None) -> dict[str, Any] | None:
+    def _unsealed(self, name: str, keys: Sequence[str] | None, optional: Sequence[str]) -> dict[str, Any] | None:
         value = self.json(name)
         if value is None:
             return None
@@ -69,8 +72,8 @@ class Reader:
             return None
         if digest is None:
             self._without_digest(name, f"has no {DIGEST}")
-        if keys is not None and set(value) != set(keys):
-            odd = ", ".join(map(repr, sorted(set(value) ^ set(keys))))
+        odd = ", ".join(map(repr, sorted(set(value) - set(optional) ^ set(keys or value) - set(optional))))
+        if odd:
             self.findings.add(name, f"is damaged (its keys differ from what they are at {odd}): {RESTORE}")
             return None
         return value

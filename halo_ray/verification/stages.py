@@ -5,7 +5,7 @@ from __future__ import annotations
 from halo_ray.context import report_stage
 from halo_ray.storage import round_directory
 from halo_ray.verification.reader import RESTORE
-from halo_ray.verification.subject import MARKER_KEYS, Subject, marker_file
+from halo_ray.verification.subject import Subject, marker_file
 
 SHARED = "shared/"
 """Below stages/: notes on results that were, or could be, shared with other experiments."""
@@ -28,7 +28,7 @@ def check_stages(subject: Subject) -> None:
     """Checks that every marker is whole, that it is of a stage of this experiment, and that none is missing."""
     findings = subject.findings
     for stage in sorted(subject.done):
-        marker = subject.reader.sealed(marker_file(stage), MARKER_KEYS)
+        marker = subject.marker(stage)
         seconds = 0.0 if marker is None else marker["seconds"]
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
             findings.add(marker_file(stage), f"says that it took {seconds!r} seconds: {RESTORE}")

@@ -17,13 +17,12 @@ from halo_ray.data.classes import ClassSet
 from halo_ray.errors import InputError, one_line
 from halo_ray.storage import DIGEST, round_directory
 from halo_ray.verification.findings import Findings
-from halo_ray.verification.reader import Reader
+from halo_ray.verification.reader import RESTORE, Reader
+from halo_ray.yaml_text import load_yaml
 
 Ints = npt.NDArray[np.int64]
 
 CONFIG, PLAN, CLASSES = "config.yaml", "plan.json", "classes.json"
-
-MARKER_KEYS = "seconds", "result"
 
 
 @dataclass(frozen=True)
@@ -98,11 +97,20 @@ class Subject:
     def acquisition(self) -> AcquisitionConfig | None:
         return None if self.config is None else self.config.acquisition
 
-    def result(self, stage: str) -> Any:
-        """What a stage that is done gave; None where it is not, or its marker is damaged."""
+    def marker(self, stage: str) -> dict[str, Any] | None:
+        """The marker of a stage; None where it is not done, or its marker is damaged or another stage's."""
         if stage not in self.done:
             return None
-        marker = self.reader.sealed(marker_file(stage), MARKER_KEYS)
+        # Earlier versions did not say whose marker it is.
+        marker = self.reader.sealed(marker_file(stage), ("seconds", "result"), optional=("stage",))
+        if marker is not None and marker.get("stage", stage) != stage:
+            self.findings.add(marker_file(stage), f"is the marker of {marker['stage']}: {RESTORE}")
+            return None
+        return marker
+
+    def result(self, stage: str) -> Any:
+        """What a stage that is done gave; None where there is no marker() of it."""
+        marker = self.marker(stage)
         return None if marker is None else marker["result"]
 
     def round_plan(self, number: int) -> RoundPlan | None:
@@ -161,7 +169,7 @@ def read_config(subject: Subject) -> None:
         return
     with reader.understanding(CONFIG):
         try:
-            tree = yaml.safe_load(text)
+            tree = load_yaml(text)
             subject.function = str(tree["acquisition"]["function"])
             tree["acquisition"]["function"] = AcquisitionConfig.function
             tree["execution"]["compare_functions"] = []

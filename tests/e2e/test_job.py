@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -13,7 +12,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
+from kills import results
+from ray_head import until
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,17 +50,11 @@ def kill_once_there(process: subprocess.Popen[str], file: Path) -> None:
     process.communicate()
 
 
-def results(output_dir: Path) -> tuple[dict[str, bytes], list[dict]]:
-    """Bytes of every ledger, selection and weights file, and the metrics without their times."""
-    kept = {
-        str(path.relative_to(output_dir)): path.read_bytes()
-        for pattern in ("rounds/*/annotations/*", "rounds/*/selection.json", "**/*.safetensors")
-        for path in output_dir.glob(pattern)
-    }
-    records = [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
-    for record in records:
-        del record["seconds"]
-    return kept, records
+def running_in(directory: str) -> list[str]:
+    """Command lines of processes that have a directory of that name in them."""
+    return [
+        line for each in psutil.process_iter(["cmdline"]) if directory in (line := " ".join(each.info["cmdline"] or []))
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +99,8 @@ def test_killed_and_run_again_ends_as_if_undisturbed(
     kill_once_there(process, bought)
     assert not (output_dir / "stages/rounds/001/train.json").exists()
     marker = bought.stat().st_mtime_ns
+    # Its Ray dies with it.
+    until(lambda: not running_in(ray_directory), "the processes of a killed run to end", 60)
 
     process = start(output_dir, ray_directory)
     _, err = process.communicate(timeout=400)

@@ -30,7 +30,7 @@ from halo_ray.data.images import read_mask
 from halo_ray.data.inspection import Inspection, InspectRecords, SplitInspection
 from halo_ray.data.layouts import folder
 from halo_ray.data.listing import MANIFEST, Root
-from halo_ray.errors import BadRecordError
+from halo_ray.errors import BadRecordError, InputError
 from halo_ray.predict_images import ReadImages, find_images
 from halo_ray.storage import Storage, safe_name
 
@@ -233,8 +233,8 @@ def test_a_damaged_image_is_another_image_or_a_skip(
         assert problem is not None
 
 
-@examples(100)
-@given(damage=st.sampled_from(DAMAGES), seed=st.integers(0, 10**6))
+@examples(300)
+@given(damage=st.sampled_from(("flip", *DAMAGES)), seed=st.integers(0, 10**6))
 def test_a_damaged_label_is_refused_or_reads_as_it_was(
     tmp_path_factory: pytest.TempPathFactory, damage: str, seed: int
 ) -> None:
@@ -359,7 +359,7 @@ def test_a_list_that_names_no_images(tmp_path: Path, what: str) -> None:
     refused(lambda: folder(str(tmp_path), images="*.png", list_file="list.txt"), "list.txt")
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "nowhere", "a\0b", "x" * 300, "pipe", "/dev/zero"])
+@pytest.mark.parametrize("name", ["", ".", "..", "nowhere", "x" * 300, "pipe", "/dev/zero"])
 def test_a_list_that_is_no_file(tmp_path: Path, name: str) -> None:
     (tmp_path / "a.png").write_bytes(encoded(RGB))
     os.mkfifo(tmp_path / "pipe")
@@ -368,6 +368,6 @@ def test_a_list_that_is_no_file(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("root", ["nowhere", "a\0b", "x" * 5000, "/dev/zero", "/etc/hostname", "foo://x", "s3://"])
 def test_a_root_that_is_no_directory(root: str) -> None:
-    with pytest.raises(Exception, match="") as caught:
+    with pytest.raises(InputError) as caught:
         Root(root)
-    assert type(caught.value).__name__ == "InputError"
+    assert repr(root)[1:-1] in str(caught.value)

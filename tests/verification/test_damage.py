@@ -129,6 +129,7 @@ def test_markers_of_other_stages_and_of_no_stages_are_found(copy: Storage, expec
         ("stages/rounds/001/select.json", lambda m: m["result"].pop("audit"), "holds something else"),
         ("stages/rounds/001/train.json", lambda m: m["result"].update(checkpoint="elsewhere"), "names checkpoint"),
         ("stages/rounds/001/train.json", lambda m: m.update(seconds=-1), "took -1 seconds"),
+        ("stages/rounds/001/train.json", lambda m: m.update(stage="pretrain"), "is the marker of pretrain"),
         ("stages/report-2.json", lambda m: m.update(result=3), "names no picture"),
         ("rounds/001/selection.json", lambda s: s.update(counts=[]), "holds something else"),
         ("rounds/002/checkpoint/training.json", lambda s: s.update(bad_steps=[1]), "left out steps [1]"),
