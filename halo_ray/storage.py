@@ -234,6 +234,12 @@ class Storage:
         found = self._info(name, pafs.FileSelector(self.path(name), allow_not_found=True))
         return sorted(info.base_name for info in found if info.type == pafs.FileType.Directory)
 
+    def tree(self, name: str) -> list[str]:
+        """Names of all files below ``name``, unfinished ones too, sorted; none if it is not there."""
+        place = self.path(name) if name else self.root
+        found = self._info(name, pafs.FileSelector(place, recursive=True, allow_not_found=True))
+        return sorted(self._name(info) for info in found if info.is_file)
+
     def make(self, name: str) -> None:
         """Makes a directory, for writers that do not do so."""
         self._change(name, lambda: self.filesystem.create_dir(self.path(name), recursive=True))
@@ -242,8 +248,7 @@ class Storage:
         """Copies the directory ``name`` of another storage, which must have it, to the same name."""
         self.clear(name)
         self.make(name)
-        inside = other._info(name, pafs.FileSelector(other.path(name), recursive=True))
-        for file in [other._name(info) for info in inside if info.is_file]:
+        for file in other.tree(name):
             self.write(file, other.read(file))
 
     def sync(self, name: str) -> None:

@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from halo_ray.errors import InputError, one_line
-from halo_ray.patience import StorageError, patiently
+from halo_ray.patience import StorageError
 from halo_ray.storage import DIGEST, Storage, digest_of
 from halo_ray.verification.findings import Findings
 
@@ -138,10 +137,7 @@ class Reader:
     def tree(self) -> list[str]:
         """Names of all files, unfinished ones too, sorted; listed once."""
         if self._tree is None:
-            storage = self.storage
-            select = pafs.FileSelector(storage.root, recursive=True, allow_not_found=True)
-            found = patiently(lambda: storage.filesystem.get_file_info(select), storage.uri, storage.patience)
-            self._tree = sorted(str(info.path)[len(storage.root) + 1 :] for info in found if info.is_file)
+            self._tree = self.storage.tree("")
         return self._tree
 
     def _without_digest(self, name: str, what: str) -> None:

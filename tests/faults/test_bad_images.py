@@ -163,7 +163,12 @@ def outcome(folder: Path, image: bytes, label: bytes, culprit: str) -> str | Non
     table = rows(folder, image, label)
     inspected = InspectRecords(CLASSES)(table)
     first, bad, last = inspected.to_pylist()
-    assert (first["problem"], first["height"], first["width"], sum(first["class_pixels"])) == (None, 9, WIDTH, 9 * WIDTH)
+    assert (first["problem"], first["height"], first["width"], sum(first["class_pixels"])) == (
+        None,
+        9,
+        WIDTH,
+        9 * WIDTH,
+    )
     assert (last["problem"], last["height"], last["width"], sum(last["class_pixels"])) == (None, HEIGHT, 7, HEIGHT * 7)
     found = SplitInspection()
     found.add("pool", inspected)
@@ -339,9 +344,7 @@ def test_ids_that_look_alike_stay_two(tmp_path: Path) -> None:
     assert sorted(folder(str(tmp_path), images="*.png")["image_id"].to_pylist()) == sorted(names)
 
 
-@pytest.mark.parametrize(
-    "pattern", ["", "*.png*", "**", "*/../..", "*/..", "images", "../*/../*", "\0", "a/../.."]
-)
+@pytest.mark.parametrize("pattern", ["", "*.png*", "**", "*/../..", "*/..", "images", "../*/../*", "\0", "a/../.."])
 def test_a_pattern_that_is_none_is_refused(tmp_path: Path, pattern: str) -> None:
     refused(lambda: folder(str(tmp_path), images=pattern), "exactly one *")
 

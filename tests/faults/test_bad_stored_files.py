@@ -444,7 +444,8 @@ def test_a_description_that_nothing_can_be_predicted_with(
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"best": 3}', '{"best": {}}', '{"best": {"checkpoint": "../../x"}}', "\0", '{"best": null}']
+    "text",
+    ["", "[]", "{}", '{"best": 3}', '{"best": {}}', '{"best": {"checkpoint": "../../x"}}', "\0", '{"best": null}'],
 )
 def test_an_experiment_without_a_best_model(tmp_path: Path, bought: Config, text: str) -> None:
     (tmp_path / "run").mkdir()
