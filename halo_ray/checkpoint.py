@@ -15,6 +15,7 @@ from safetensors.torch import load, save
 
 from halo_ray.errors import InputError, one_line
 from halo_ray.models.build import MODEL_FILE, WEIGHTS_FILE, rebuild_model
+from halo_ray.models.pretrained import why_unreadable
 from halo_ray.models.segmenter import Segmenter
 from halo_ray.storage import Storage
 
@@ -98,7 +99,8 @@ def load_optimizer_state(storage: Storage, name: str) -> dict[str, Any]:
         raise
     except Exception as error:  # damaged files make the unpickler raise anything
         raise InputError(
-            f"checkpoint {storage.uri}/{name}: {_OPTIMIZER} cannot be read ({one_line(error)}): restore it from a copy"
+            f"checkpoint {storage.uri}/{name}: {_OPTIMIZER} cannot be read ({why_unreadable(error)}): restore it from "
+            "a copy"
         ) from error
     return state
 

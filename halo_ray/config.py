@@ -17,7 +17,7 @@ import yaml
 from halo_ray.acquisition.budget import AcquisitionConfig
 from halo_ray.acquisition.scores import acquisition
 from halo_ray.data.manifest import DataConfig
-from halo_ray.errors import InputError, has_control_characters, one_line
+from halo_ray.errors import InputError, has_control_characters, one_line, printable
 from halo_ray.execution import ExecutionConfig
 from halo_ray.models.build import ModelConfig
 from halo_ray.quality import EvaluationConfig
@@ -237,8 +237,7 @@ def _expand_presets(arguments: Sequence[str], presets: Path) -> list[str]:
             tree = _checked_tree(Path(value).read_bytes(), value)
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or one_line(error)
-            shown = repr(value) if has_control_characters(value) else value
-            raise InputError(f"--config {shown} cannot be read: {why}") from error
+            raise InputError(f"--config {printable(value)} cannot be read: {why}") from error
         if tree:
             out.append(f"--config={value}")
     return out
@@ -255,8 +254,7 @@ def _checked_tree(text: str | bytes, name: str) -> dict[str, Any]:
     valid = _keys(Config)
     for key, value in _flat(tree).items():
         if key not in valid:
-            shown = repr(key) if has_control_characters(key) else key
-            raise InputError(f"{name}: unknown key {shown}; {nearest(key, valid)}")
+            raise InputError(f"{name}: unknown key {printable(key)}; {nearest(key, valid)}")
         if any(other.startswith(f"{key}.") for other in valid):
             raise InputError(f"{name}: {key} is a section and needs keys of its own, not {_one_sentence(repr(value))}")
     return tree
@@ -304,7 +302,7 @@ def _plain(value: Any) -> Any:
 
 
 def _one_sentence(message: str) -> str:
-    text = " ".join(message.split())
+    text = printable(" ".join(message.split()))
     text = re.sub(r"Parser key \"([^\"]+)\": ", r"\1: ", text)
     text = re.sub(r"<class '(\w+)'>|typing\.", lambda m: m[1] or "", text).rstrip(".")
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."

@@ -20,6 +20,9 @@ PATIENCE = 120.0
 FIRST_WAIT, LONGEST_WAIT = 0.1, 10.0
 """Seconds between two tries."""
 
+TOLD_AFTER = 1.0
+"""Seconds after which it is said that an operation fails."""
+
 ANSWERS = FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError
 """What a storage that works says too: it is not asked again."""
 
@@ -60,7 +63,7 @@ def patiently(operation: Callable[[], T], name: str, seconds: float) -> T:
                     f"{name} could not be read or written for {seconds:g} s ({reason(error)}): mend its storage; the "
                     "same command goes on from what is committed"
                 ) from error
-            if wait > 1 and not told:  # not for what is over at once
+            if time.monotonic() - start > TOLD_AFTER and not told:  # not of what is over at once
                 told = True
                 said = f"{name}: {reason(error)}; trying again for up to {left:.0f} s"
                 print(redacted(said), file=sys.stderr, flush=True)

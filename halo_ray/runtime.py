@@ -37,6 +37,9 @@ Ray itself keeps one for each CPU."""
 SCORING_THREADS = 1
 """Torch threads of an inference actor: fixed, because their number changes the last bits of a score."""
 
+IO_ERRORS = r"HTTP status 5\d\d", "UNAVAILABLE"
+"""What object stores say beside what Ray Data knows of, when it is worth asking again."""
+
 STREAM_THREAD = "iter_threaded"
 """Name of the threads in which Ray Data's batch iterators compute."""
 
@@ -86,6 +89,10 @@ def prepare_streams() -> None:
     context.enable_progress_bars = False
     context.raise_original_map_exception = True
     context.custom_execution_callback_classes = [RestBetweenSteps]
+    context.retried_io_errors = [
+        *context.retried_io_errors,
+        *(e for e in IO_ERRORS if e not in context.retried_io_errors),
+    ]
 
 
 def end_streams(error: BaseException) -> None:

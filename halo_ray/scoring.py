@@ -39,6 +39,9 @@ from halo_ray.storage import Storage, round_directory, safe_name
 FILE_BYTES = 4 * 2**20
 """Least size of a file of candidates in memory, so that a large pool does not leave a file for every few images."""
 
+GROUP_ROWS = 1 << 17
+"""Most rows of a row group. Else every image would be one, which takes megabytes to read for each kilobyte."""
+
 
 DEVICE_LOST: tuple[type[Exception], ...] = (torch.AcceleratorError,) if hasattr(torch, "AcceleratorError") else ()
 """Failures after which a process can compute nothing more on its GPU."""
@@ -95,7 +98,7 @@ class Scorer:
             table.filter(pc.greater_equal(table["score"], pa.scalar(self._bounds[name], pa.float32())))
             for name, table in tables
         ]
-        return pa.concat_tables([CANDIDATES.empty_table(), *kept])
+        return pa.concat_tables([CANDIDATES.empty_table(), *kept]).combine_chunks()
 
     def _find(self, row: dict[str, Any]) -> dict[str, Found] | None:
         """The candidates of an image by acquisition function; None, and a file that says why, where it failed."""
@@ -224,6 +227,7 @@ def score_pool(context: Context, number: int, checkpoint: str) -> dict[str, Any]
                 filesystem=storage.filesystem,
                 partition_cols=["function"],
                 min_bytes_per_file=FILE_BYTES,
+                row_group_size=GROUP_ROWS,
             )
         scored()
         for files in found.values():

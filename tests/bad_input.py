@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
-from halo_ray.errors import InputError
+from halo_ray.errors import InputError, has_control_characters
 
 SECONDS = 60
 """In which each case must have ended."""
+
+MANY_CASES = pytest.mark.timeout(10 * SECONDS)
+"""Of a test that is many cases, each of which has its own SECONDS."""
 
 DAMAGES = "flip", "flips", "cut", "longer", "empty", "zeros", "noise"
 
@@ -24,7 +28,7 @@ def examples(number: int) -> settings:
     return settings(
         max_examples=number,
         derandomize=True,
-        deadline=None,
+        deadline=timedelta(seconds=SECONDS),
         database=None,
         phases=[Phase.explicit, Phase.generate],  # the smallest failure is not worth the minutes of a slow machine
         suppress_health_check=slow,
@@ -55,7 +59,7 @@ def damaged(data: bytes, kind: str, seed: int) -> bytes:
 def assert_one_sentence(said: str, *parts: str) -> None:
     """A line that a person can read, with all of ``parts`` in it."""
     assert said
-    assert said.isprintable(), said
+    assert not has_control_characters(said), said
     assert "Traceback" not in said
     for part in parts:
         assert part in said

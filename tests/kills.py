@@ -33,7 +33,7 @@ PROCESSES = {
     "training worker": "RayTrainWorker",
     "Train controller": "TrainController",
 }
-"""What the titles of the victims' processes hold."""
+"""How the titles of the victims' processes begin, after ray::."""
 
 NODES = 2
 """Beside the head, which computes nothing."""
@@ -51,7 +51,7 @@ OPTIONS = (
     "--execution.storage_seconds=10",
 )
 
-SECONDS = 240
+SECONDS = 400
 """In which a run ends, also one that was disturbed."""
 
 
@@ -92,7 +92,7 @@ class Nodes:
             self._nodes.append(self._start())
 
     def processes(self, title: str) -> list[psutil.Process]:
-        """Processes of actors whose title holds that, on any node."""
+        """Processes of actors whose title begins with that, on any node."""
         found = []
         for root in (self.head.process, *self._nodes):
             with suppress(psutil.NoSuchProcess):
@@ -107,7 +107,7 @@ class Nodes:
 def _is_actor(process: psutil.Process, title: str) -> bool:
     with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
         line = process.cmdline()
-        return bool(line) and line[0].startswith("ray::") and title in line[0]
+        return bool(line) and line[0].startswith(f"ray::{title}")
     return False
 
 
@@ -149,6 +149,9 @@ class Undisturbed:
 
     @classmethod
     def run(cls, nodes: Nodes, directory: Path) -> Undisturbed:
+        # The pretrained model, quickly; it is killed when that is there.
+        with driver(nodes, directory, "--execution.num_workers=0"):
+            until((directory / "stages/rounds/000/record.json").exists, "the pretrained model", SECONDS)
         with driver(nodes, directory) as process:
             ended(process)
         markers = {stage: json.loads(marker(directory, stage).read_text()) for stage in STAGES}
@@ -174,10 +177,10 @@ def marker(directory: Path, stage: str) -> Path:
 
 
 @contextmanager
-def driver(nodes: Nodes, directory: Path) -> Iterator[subprocess.Popen[str]]:
+def driver(nodes: Nodes, directory: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     """A driver that joins the cluster; killed at the end if it still runs."""
     process = subprocess.Popen(
-        [sys.executable, "jobs/run_al.py", *OPTIONS, f"--output_dir={directory}"],
+        [sys.executable, "jobs/run_al.py", *OPTIONS, f"--output_dir={directory}", *options],
         cwd=ROOT,
         env={**nodes.head.environment, "RAY_ADDRESS": nodes.head.gcs},
         stdout=subprocess.PIPE,

@@ -1,5 +1,7 @@
 """Acquisition functions of a user's own, found by their dotted path."""
 
+import os
+import signal
 import time
 
 from torch import Tensor
@@ -25,3 +27,9 @@ def half(maps: Maps) -> Tensor:
     score = maps.entropy.clone()
     score[:, : score.shape[1] // 2] = float("nan")
     return score
+
+
+def deadly(maps: Maps) -> Tensor:
+    """Kills the process that asks it."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    return maps.entropy

@@ -150,8 +150,9 @@ class Ledger:
         """The file of a round, whole and as it was committed."""
         data = self._storage.read_checked(self.file(number))
         rounds = self._storage.as_table(self.file(number), data, ["round"])["round"].unique().to_pylist()
-        if rounds not in ([], [number]):
-            raise self._storage.damaged(self.file(number), f"it holds round {rounds[0]}")
+        others = [each for each in rounds if each not in (number, None)]
+        if others:
+            raise self._storage.damaged(self.file(number), f"it holds round {others[0]}")
         return io.BytesIO(data)
 
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from halo_ray.errors import InputError
+from halo_ray.errors import InputError, one_line
 
 _OFFICIAL = ("feature_extractor", "classifier")
 """The two halves of the official network, by the names that its checkpoints give them."""
@@ -103,14 +103,16 @@ def read_weights(path: str) -> dict[str, Any]:
         with torch.serialization.safe_globals([(_Inert, name) for name in foreign]):
             tree = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files make the unpickler raise anything
-        # torch surrounds the reason with advice for programmers.
-        reason = " ".join(str(error).split()).rpartition("WeightsUnpickler error: ")[2]
-        reason = re.split(r"\. | Check the documentation", reason)[0]
-        reason = reason or type(error).__name__
-        raise InputError(f"model.pretrained: {path} cannot be read as weights: {reason}") from error
+        raise InputError(f"model.pretrained: {path} cannot be read as weights: {why_unreadable(error)}") from error
     if not isinstance(tree, Mapping):
         raise InputError(f"model.pretrained: {path} holds a {type(tree).__name__}, no dictionary of weights")
     return {str(key): value for key, value in tree.items()}
+
+
+def why_unreadable(error: Exception) -> str:
+    """What is wrong with a file, without the advice for programmers that torch surrounds it with."""
+    reason = one_line(error).rpartition("WeightsUnpickler error: ")[2]
+    return re.split(r"\. | Check the documentation", reason)[0] or type(error).__name__
 
 
 class _Inert:

@@ -197,6 +197,7 @@ def _fit(context: Context, job: TrainJob) -> Result:
     """Runs the loop on Ray Train."""
     execution, storage, workers = context.config.execution, context.storage, _workers(context)
     gpu = job.device is None and uses_gpu(execution)
+    storage.make(f"{job.directory}-run/ray")  # patiently, which Ray Train is not
     trainer = TorchTrainer(
         train_loop_per_worker,
         train_loop_config=job,

@@ -23,10 +23,12 @@ from halo_ray.acquisition.budget import region_pixels
 from halo_ray.annotations.annotate import annotate
 from halo_ray.config import Config
 from halo_ray.context import open_experiment
+from halo_ray.errors import InputError
 from halo_ray.execution import ExecutionConfig
 from halo_ray.runtime import NAMESPACE
 from halo_ray.scoring import score_pool
 from halo_ray.selection import select_regions
+from halo_ray.shared_stages import stages_of
 
 PRETRAINED = "pretrain/checkpoint"
 
@@ -122,6 +124,23 @@ def test_picks_survive_the_death_of_scorer_and_coordinator(
         killer.join()
         assert killed, f"no {victim} was alive"
         assert found == expected
+
+
+def test_images_that_kill_every_actor_end_the_run_in_a_sentence(
+    experiment: Config, configure: Callable[[], Config]
+) -> None:
+    config = configure()
+    config = replace(
+        config,
+        acquisition=replace(config.acquisition, function="own_scores.deadly"),
+        execution=replace(actors(1, 3, 8), max_failures=1),
+    )
+    with_pretrained(experiment, config)
+    with (
+        open_experiment(config) as context,
+        pytest.raises(InputError, match=r"^rounds/001/score was interrupted 2 times \(execution\.max_failures 1\)"),
+    ):
+        stages_of(context).run("rounds/001/score", score_pool, context, 1, PRETRAINED)
 
 
 def test_a_function_that_is_only_compared_chooses_what_it_would_choose_alone(

@@ -1,6 +1,8 @@
 """An S3 server with bad days: a proxy before a good one that refuses, drags, forgets to answer, and can be killed.
 
-python tests/faults/flaky_s3.py PORT UPSTREAM_PORT LOG SHARE SEED
+The proxy is a process of its own, which keeps nothing:
+
+    python tests/faults/flaky_s3.py PORT UPSTREAM_PORT LOG SHARE SEED
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Damage to what an experiment has stored: a sentence that names it, or the same picks byte for byte; never others.
 
-Cases: 9 kinds of file with 30 random damages each (270), 12 exchanges of a file for another of its kind, 26 resumed
-experiments, 4 of the job; 24 files with pickled code or none, 60 + 60 random damages of weights, 21 descriptions of
-networks, 60 random ones, and 13 more: 550.
+Cases: 9 kinds of file with 30 random damages each (270), 15 exchanges of files, 28 damaged experiments that are resumed
+and 4 through the job, 20 damaged configurations; 18 descriptions of networks, 3 missing files, 120 random damages of a
+checkpoint and 120 of weights, 9 ways to pickle code, 24 files of no weights, 34 of other kinds: 665.
 """
 
 from __future__ import annotations
@@ -21,7 +21,17 @@ from typing import Any
 
 import pytest
 import torch
-from bad_input import DAMAGES, SECONDS, Payload, assert_one_sentence, damaged, examples, refused, same_or_refused
+from bad_input import (
+    DAMAGES,
+    MANY_CASES,
+    SECONDS,
+    Payload,
+    assert_one_sentence,
+    damaged,
+    examples,
+    refused,
+    same_or_refused,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from small_experiments import small
@@ -111,6 +121,7 @@ KINDS: dict[str, tuple[str, Callable[[Storage], Any]]] = {
 }  # fmt: skip
 
 
+@MANY_CASES
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_file_says_so_or_reads_as_it_was(bought: Config, tmp_path: Path, kind: str) -> None:
     pattern, read = KINDS[kind]
@@ -136,11 +147,10 @@ EXCHANGES = [
     ("rounds/001/annotations/ledger.parquet", "rounds/002/annotations/ledger.parquet", "ledger"),
     ("rounds/001/annotations/ledger.parquet.sha256", "rounds/002/annotations/ledger.parquet.sha256", "ledger"),
     ("stages/rounds/001/select.json", "stages/rounds/002/select.json", "marker"),
-    ("stages/rounds/001/score.json", "stages/rounds/001/select.json", "marker"),
+    ("stages/rounds/001/select.json", "stages/rounds/001/score.json", "marker"),
     ("rounds/001/checkpoint/model.safetensors", "pretrain/checkpoint/model.safetensors", "weights"),
     ("rounds/001/checkpoint/training.json", "pretrain/checkpoint/training.json", "weights"),
     ("manifests/pool.parquet", "manifests/validation.parquet", "manifest"),
-    ("plan.json", "classes.json", "plan"),
 ]  # fmt: skip
 
 
@@ -153,9 +163,7 @@ def test_a_file_in_the_place_of_another(copy: Config, one: str, other: str, kind
     (root / one).write_bytes(second)
     if swap:
         (root / other).write_bytes(first)
-    with pytest.raises((InputError, KeyError)) as caught:
-        KINDS[kind][1](Storage(copy.output_dir))
-    assert kind == "plan" or isinstance(caught.value, InputError)
+    refused(lambda: KINDS[kind][1](Storage(copy.output_dir)), copy.output_dir)
 
 
 def test_ledgers_exchanged_with_their_checksums(copy: Config) -> None:
@@ -306,7 +314,7 @@ DESCRIPTIONS: dict[str, Any] = {
         f"{key}={value!r}": (key, value)
         for key, value in (
             ("model", 3), ("model", {"curvature": -1}), ("model", {"colour": 1}), ("classes", "x"), ("classes", 10**9),
-            ("classes", -1), ("classes", None), ("backbone", None), ("backbone", 3), ("backbone", []), ("backbone", {}),
+            ("classes", -1), ("classes", None), ("backbone", 3),
             ("backbone", {"model_type": "zzz"}), ("backbone", {"model_type": "resnet", "depths": "x"}),
             ("backbone", {"model_type": "resnet", "hidden_sizes": [1]}),
             ("backbone", {"model_type": "resnet", "layer_type": 3}),
@@ -336,6 +344,7 @@ def test_a_checkpoint_that_lacks_a_file(handed_on: Path, tmp_path: Path, file: s
     assert load_state(Storage(str(tmp_path)), "c") is None
 
 
+@MANY_CASES
 @pytest.mark.parametrize("file", ["model.json", "optimizer.pt"])
 def test_a_damaged_checkpoint_is_loaded_or_refused(handed_on: Path, tmp_path: Path, file: str) -> None:
     shutil.copytree(handed_on, tmp_path / "c")
@@ -410,6 +419,7 @@ def test_a_file_of_no_weights(tmp_path: Path, network: Any, suffix: str) -> None
         refused(lambda: load_pretrained(network, str(file)), "model.pretrained", str(file))
 
 
+@MANY_CASES
 @pytest.mark.parametrize("legacy", [True, False])
 def test_damaged_weights_are_refused(tmp_path: Path, network: Any, legacy: bool) -> None:
     tree = {"conv1.weight": torch.zeros(3), "layer1.0.conv1.weight": torch.zeros(3), "bn1.bias": Payload("/nowhere/x")}

@@ -65,10 +65,9 @@ def ended(experiment: Config, dataset: Path, tmp_path_factory: pytest.TempPathFa
             environment.setenv(key, value)
         with flaky_store(directory / "requests") as flaky:
             flaky.behind.upload(dataset, "images")
-            user, password = (quote(part, safe="") for part in IN_URI)
-            output_dir = flaky.store.uri(RUN).replace("://", f"://{user}:{password}@")
-            config = replace(experiment, output_dir=output_dir, data_root=flaky.store.uri("images"))
-            config = replace(config, data=replace(config.data, class_set=flaky.store.uri("images/classes.yaml")))
+            classes = flaky.store.uri("images/classes.yaml")
+            config = replace(experiment, data_root=flaky.store.uri("images"))
+            config = replace(config, data=replace(config.data, class_set=classes))
             said, code = run(config, directory, flaky)
             yield Ended(files(flaky), said, code, flaky.requests(), flaky.starts)
 
@@ -76,14 +75,16 @@ def ended(experiment: Config, dataset: Path, tmp_path_factory: pytest.TempPathFa
 def run(config: Config, directory: Path, flaky: FlakyStore) -> tuple[str, int]:
     """What the driver's process says and its exit code; meanwhile the server dies and comes back."""
     file, output = directory / "config.yaml", directory / "output"
-    file.write_text(config_to_yaml(config).replace("***", ":".join(quote(part, safe="") for part in IN_URI)))
+    file.write_text(config_to_yaml(config))
+    user, password = (quote(part, safe="") for part in IN_URI)
+    output_dir = flaky.store.uri(RUN).replace("://", f"://{user}:{password}@")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     with (
         tempfile.TemporaryDirectory(prefix="hr", dir="/tmp", ignore_cleanup_errors=True) as short,
         output.open("wb") as said,
     ):
         driver = subprocess.Popen(
-            [sys.executable, "jobs/run_al.py", f"--config={file}"],
+            [sys.executable, "jobs/run_al.py", f"--config={file}", f"--output_dir={output_dir}"],
             cwd=ROOT,
             env={**environment, "RAY_TMPDIR": short},
             stdout=said,
@@ -109,7 +110,7 @@ def wait_until_there(flaky: FlakyStore, key: str, driver: subprocess.Popen[bytes
     while not flaky.behind.keys(key):
         assert driver.poll() is None, output.read_text()
         assert time.monotonic() < deadline, f"no {key} in 300 s; {output.read_text()}"
-        time.sleep(0.1)
+        time.sleep(0.3)
 
 
 def files(flaky: FlakyStore) -> dict[str, bytes]:
@@ -157,7 +158,7 @@ def test_the_server_was_as_bad_as_it_was_meant_to_be(ended: Ended) -> None:
     assert ended.starts == 1 + len(DIES_AFTER)
     fates = Counter(fate for fate, _ in ended.requests)
     assert fates.total() > 500
-    assert fates[REFUSED] > 0.07 * fates.total()
+    assert fates[REFUSED] > 0.05 * fates.total()
     for number in (1, 2):
         assert (LOST, f"PUT /streets/{RUN}/{Ledger.file(number)}") in ended.requests
 
