@@ -12,7 +12,6 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from halo_ray.acquisition.threshold import Candidates
-from halo_ray.errors import InputError
 from halo_ray.storage import Storage
 from halo_ray.tasks import each
 
@@ -49,10 +48,16 @@ class CandidateFile(NamedTuple):
 
 
 def candidate_files(storage: Storage, directory: str) -> list[CandidateFile]:
-    """The files of a directory of candidates: those that were there when it was complete."""
+    """The files of a directory of candidates: those that were there when it was complete.
+
+    Raises:
+        InputError: the directory is gone, or its list is damaged.
+    """
     if not storage.exists(f"{directory}/{FILES}"):
+        if not storage.exists(directory):
+            raise storage.gone(directory)
         return [CandidateFile(name, None) for name in storage.files(directory)]
-    digests = storage.read_sealed(f"{directory}/{FILES}")
+    digests = storage.read_sealed(f"{directory}/{FILES}", older=False)
     return [CandidateFile(f"{directory}/{file}", digests[file]) for file in sorted(digests)]
 
 
@@ -73,7 +78,7 @@ def read_candidates(storage: Storage, file: CandidateFile, columns: list[str] | 
     try:
         data = storage.read(file.name)
     except FileNotFoundError as error:
-        raise InputError(f"{storage.uri}/{file.name} is gone: restore it from a copy") from error
+        raise storage.gone(file.name) from error
     if file.sha256 not in (hashlib.sha256(data).hexdigest(), None):
         raise storage.damaged(file.name, "its SHA-256 is not that of its list of files")
     return storage.as_table(file.name, data, columns)

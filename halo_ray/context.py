@@ -210,21 +210,27 @@ def _as_json(classes: ClassSet) -> Any:
 
 def _planned_rounds(storage: Storage, config: Config) -> list[RoundPlan]:
     """The plan of the experiment that lies in ``storage``, if ``config`` means the same one, maybe with more rounds."""
+    for name in (_CONFIG, _PLAN, _CLASSES):
+        if not storage.exists(name):
+            raise storage.gone(name)
     stored = config_from_yaml(storage.read(_CONFIG), f"{storage.uri}/{_CONFIG}")
     plan = storage.read_sealed(_PLAN)
-    planned = [RoundPlan(**entry) for entry in plan["rounds"]]
+    try:
+        planned, budget = [RoundPlan(**entry) for entry in plan["rounds"]], plan["budget"]
+    except (KeyError, TypeError) as error:
+        raise storage.damaged(_PLAN, "it is no plan") from error
     # The plan says what the experiment may spend; a run killed while it was extended leaves config.yaml behind it.
-    spend = {"acquisition.rounds": len(planned), "acquisition.budget": plan["budget"]} if config.rounds else {}
+    spend = {"acquisition.rounds": len(planned), "acquisition.budget": budget} if config.rounds else {}
     before, now = identity(stored) | spend, identity(config)
     steps = "training.round_steps"
     if _extends(now[steps], before[steps], len(planned)):
         before[steps] = now[steps]
     different = sorted(key for key in now if now[key] != before[key])
     if config.rounds > len(planned) and Stages(storage).done(f"{round_directory(len(planned))}/record"):
-        if config.acquisition.budget <= plan["budget"]:
+        if config.acquisition.budget <= budget:
             raise InputError(
                 f"acquisition.rounds asks for {config.rounds - len(planned)} more rounds of a finished "
-                f"experiment, whose budget is spent: raise acquisition.budget above {plan['budget']} too"
+                f"experiment, whose budget is spent: raise acquisition.budget above {budget} too"
             )
         different = [key for key in different if key not in spend]
     if different:

@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from halo_ray.errors import InputError
-from halo_ray.patience import StorageError
+from halo_ray.patience import FIRST_WAIT, StorageError
 from halo_ray.secret import redacted
 from halo_ray.storage import Storage, sealed
 
@@ -115,6 +115,11 @@ class _Lock:
             if held is None or _is_free(held):
                 if self._create((number or 0) + 1):
                     return
+                if time.monotonic() - start > 2 * self._seconds:  # nobody holds it, and yet it cannot be had
+                    raise InputError(
+                        f"{self._storage.uri}/{_file((number or 0) + 1)} is in the way of the lock: delete it"
+                    )
+                time.sleep(FIRST_WAIT)
                 continue
             now = time.monotonic()
             if seen is None:
@@ -193,7 +198,7 @@ def _say(storage: Storage, what: str) -> None:
 def _read(storage: Storage, number: int) -> dict[str, Any] | None:
     """What a lock says; None where it is gone meanwhile."""
     try:
-        return storage.read_sealed(_file(number))
+        return storage.read_sealed(_file(number), older=False)
     except FileNotFoundError:
         return None
     except StorageError:
@@ -213,7 +218,7 @@ def _file(number: int) -> str:
 
 def _number(name: str) -> int:
     stem = name.rpartition("/")[2].partition(".")[0]
-    return int(stem) if stem.isdigit() else 0
+    return int(stem) if stem.isdecimal() else 0
 
 
 def _started(process: psutil.Process) -> float:

@@ -37,9 +37,6 @@ Ray itself keeps one for each CPU."""
 SCORING_THREADS = 1
 """Torch threads of an inference actor: fixed, because their number changes the last bits of a score."""
 
-IO_ERRORS = r"HTTP status 5\d\d", "UNAVAILABLE"
-"""What object stores say beside what Ray Data knows of, when it is worth asking again."""
-
 STREAM_THREAD = "iter_threaded"
 """Name of the threads in which Ray Data's batch iterators compute."""
 

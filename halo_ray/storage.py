@@ -145,28 +145,32 @@ class Storage:
     def read_json(self, name: str) -> Any:
         try:
             return json.loads(self.read(name))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self.damaged(name, error) from error
 
     def write_sealed(self, name: str, value: dict[str, Any]) -> None:
         """Writes JSON with its own digest, by which read_sealed sees whether it is what was written."""
         self.write(name, sealed(value))
 
-    def read_sealed(self, name: str) -> dict[str, Any]:
+    def read_sealed(self, name: str, *, older: bool = True) -> dict[str, Any]:
         """What write_sealed wrote.
+
+        Args:
+            older: it may be of an earlier version, which knew no digest.
 
         Raises:
             InputError: it is damaged.
         """
         value = self.read_json(name)
-        if not isinstance(value, dict) or value.pop(DIGEST, None) not in (digest_of(value), None):  # None: older files
+        digest = value.pop(DIGEST, None if older else "") if isinstance(value, dict) else ""
+        if digest is not None and digest != digest_of(value):
             raise self.damaged(name, "its content is not that of its digest")
-        return value
+        found: dict[str, Any] = value
+        return found
 
     def write_checksum(self, name: str, data: bytes) -> None:
         """Writes the SHA-256 of the file ``name``, which holds ``data``, beside it, as ``sha256sum -c`` reads it."""
-        line = f"{hashlib.sha256(data).hexdigest()}  {name.rpartition('/')[2]}\n"
-        self.write(f"{name}.{DIGEST}", line.encode())
+        self.write(f"{name}.{DIGEST}", _checksum_line(name, data))
 
     def read_checked(self, name: str) -> bytes:
         """A file that has a checksum file.
@@ -178,7 +182,7 @@ class Storage:
             data, line = self.read(name), self.read(f"{name}.{DIGEST}")
         except FileNotFoundError as error:
             raise InputError(f"{self.uri}/{name} or its checksum file is gone: restore both from a copy") from error
-        if hashlib.sha256(data).hexdigest().encode() != line.partition(b" ")[0]:
+        if line != _checksum_line(name, data):
             raise InputError(
                 f"{self.uri}/{name} is damaged, its SHA-256 is not that of its .{DIGEST} file: restore both from a copy"
             )
@@ -196,8 +200,12 @@ class Storage:
         Raises:
             InputError: it is damaged.
         """
-        checked = self.exists(f"{name}.{DIGEST}")
-        return self.as_table(name, self.read_checked(name) if checked else self.read(name))
+        if self.exists(f"{name}.{DIGEST}"):
+            return self.as_table(name, self.read_checked(name))
+        try:
+            return self.read_table(name)
+        except FileNotFoundError as error:
+            raise self.gone(name) from error
 
     def write_table(self, name: str, table: pa.Table) -> None:
         """Writes a table as Parquet."""
@@ -220,6 +228,10 @@ class Storage:
     def damaged(self, name: str, why: object) -> InputError:
         """The error that says so."""
         return InputError(f"{self.uri}/{name} is damaged ({' '.join(str(why).split())}): restore it from a copy")
+
+    def gone(self, name: str) -> InputError:
+        """The error that says that a file is not there."""
+        return InputError(f"{self.uri}/{name} is gone: restore it from a copy")
 
     def exists(self, name: str) -> bool:
         return bool(self._info(name, self.path(name)).type != pafs.FileType.NotFound)
@@ -248,7 +260,10 @@ class Storage:
         """Copies the directory ``name`` of another storage, which must have it, to the same name."""
         self.clear(name)
         self.make(name)
-        for file in other.tree(name):
+        files = other.tree(name)
+        if not files:
+            raise FileNotFoundError(f"{other.uri}/{name} is not there")
+        for file in files:
             self.write(file, other.read(file))
 
     def sync(self, name: str) -> None:
@@ -300,6 +315,11 @@ def sealed(value: dict[str, Any]) -> bytes:
 def digest_of(value: Any) -> str:
     """The SHA-256 of a JSON-able value, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _checksum_line(name: str, data: bytes) -> bytes:
+    """As ``sha256sum -c`` reads it."""
+    return f"{hashlib.sha256(data).hexdigest()}  {name.rpartition('/')[2]}\n".encode()
 
 
 def _as_parquet(table: pa.Table) -> bytes:

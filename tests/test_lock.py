@@ -227,6 +227,12 @@ def test_a_damaged_lock_is_waited_for_too(begun: Storage) -> None:
     assert locks == ["lock/00000005.json"]
 
 
+def test_what_is_in_its_way_is_named(begun: Storage) -> None:
+    begun.make("lock/00000001.json")
+    with pytest.raises(InputError, match=r"run/lock/00000001\.json is in the way of the lock: delete it"):
+        taken(begun, 0.5)
+
+
 def test_of_many_that_want_it_one_at_a_time_has_it(begun: Storage) -> None:
     processes = [start(TURN, begun.uri) for _ in range(5)]
     for process in processes:

@@ -170,6 +170,8 @@ def bad_ids(storage: Storage) -> dict[str, list[str]]:
     try:
         for record in storage.read_json(_BAD):
             skipped[record["split"]].append(record["image_id"])
+    except FileNotFoundError as error:
+        raise storage.gone(_BAD) from error
     except (KeyError, TypeError) as error:
         raise storage.damaged(_BAD, "it is no list of records") from error
     return skipped
