@@ -16,6 +16,8 @@ from pathlib import Path
 import psutil
 from ray_head import ROOT, Head, ray_head, ray_node, until
 
+from halo_ray.verification.verify import verify_experiment
+
 STAGES = "score", "select", "annotate", "train", "evaluate"
 
 PRODUCTS = {
@@ -220,6 +222,7 @@ def run_cell(cell: Cell, nodes: Nodes, undisturbed: Undisturbed, directory: Path
         with driver(nodes, copy) as process:
             ended(process)
     assert results(copy) == undisturbed.results
+    assert verify_experiment(str(copy)).wrong == []
     assert not [path for pattern in ("**/*.tmp", "**/*-run") for path in copy.glob(pattern)]
     until(lambda: not nodes.own_processes(), "all actors to end", 60)
 

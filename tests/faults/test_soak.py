@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from kills import NODES, PROCESSES, SECONDS, Nodes, Undisturbed, driver, results
 
+from halo_ray.verification.verify import verify_experiment
+
 KILLS = 100
 
 REST = 1.0, 20.0
@@ -59,6 +61,7 @@ def test_a_hundred_kills(nodes: Nodes, undisturbed: Undisturbed, tmp_path: Path)
                 assert code in (0, 2, -9), f"exit code {code}\n{out}\n{err}"
                 assert "Traceback" not in err, err
         assert results(directory) == undisturbed.results
+        assert verify_experiment(str(directory)).wrong == []
         experiments += 1
     print(f"{dict(killed)} in {runs} runs of {experiments} experiments")
     assert set(killed) == {"driver", "node", *PROCESSES}
