@@ -110,7 +110,8 @@ def disturbed(config: Config, at: int, mode: str, expected: Any, directory: Path
             run_experiment(config)
             return False
         except InputError as error:
-            assert "the storage is gone" in str(error)
+            said = str(error)
+    assert "the storage is gone" in said
     run_experiment(config)
     assert results(directory) == expected, f"change {at} ({failure.names[at - 1]}), {mode}"
     assert verify_experiment(str(directory)).wrong == []
