@@ -86,10 +86,6 @@ def prepare_streams() -> None:
     context.enable_progress_bars = False
     context.raise_original_map_exception = True
     context.custom_execution_callback_classes = [RestBetweenSteps]
-    context.retried_io_errors = [
-        *context.retried_io_errors,
-        *(e for e in IO_ERRORS if e not in context.retried_io_errors),
-    ]
 
 
 def end_streams(error: BaseException) -> None:
