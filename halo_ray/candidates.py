@@ -35,8 +35,9 @@ image were picked before this one, y and x are pixels of the region's centre at 
 for each acquisition function."""
 
 
-FILES = "files.json"
-"""In a directory of candidates: which files it has, by name, with their SHA-256."""
+FILES = "_files.json"
+"""In a directory of candidates: which files it has, by name, with their SHA-256. Who reads it as a Parquet dataset
+skips names that begin so."""
 
 
 class CandidateFile(NamedTuple):

@@ -33,6 +33,9 @@ BEATS = 6
 
 POLL_SECONDS = 0.5
 
+_held: set[str] = set()
+"""The runs of this process that hold a lock. One that could not give it back, since its storage was away, is over."""
+
 
 @dataclass(frozen=True)
 class Process:
@@ -103,7 +106,7 @@ class _Lock:
 
     def __init__(self, storage: Storage, seconds: float) -> None:
         self._storage, self._seconds, self._beat = storage, seconds, 0
-        self._content = {"run": uuid.uuid4().hex, "process": asdict(Process.own()), "seconds": seconds}
+        self._content: dict[str, Any] = {"run": uuid.uuid4().hex, "process": asdict(Process.own()), "seconds": seconds}
 
     def take(self) -> None:
         """Returns when this run holds the lock."""
@@ -144,6 +147,7 @@ class _Lock:
         except FileExistsError:
             return False
         self.holding = Holding(self._storage, number)
+        _held.add(self._content["run"])
         for name in self._storage.files(DIRECTORY):
             if _number(name) < number:
                 self._storage.delete(name)
@@ -165,6 +169,7 @@ class _Lock:
 
     def give_back(self) -> None:
         """Lets others take the lock at once."""
+        _held.discard(self._content["run"])
         name = _file(self.holding.number)
         with suppress(InputError):  # it is another's by now, or the storage is away: that will be seen from outside
             self.holding()
@@ -182,8 +187,11 @@ class _Lock:
 
 
 def _is_free(held: dict[str, Any]) -> bool:
-    """Whether its holder gave it back, or died on this machine."""
-    return bool(held["released"]) or (held["process"] is not None and Process(**held["process"]).lives() is False)
+    """Whether its holder gave it back, or died on this machine, or is a run of this process that is over."""
+    if held["released"] or held["process"] is None:
+        return bool(held["released"])
+    process = Process(**held["process"])
+    return process.lives() is False or (process == Process.own() and held["run"] not in _held)
 
 
 def _named(held: dict[str, Any]) -> str:

@@ -62,5 +62,5 @@ def test_a_file_that_is_gone_is_told(storage: Storage) -> None:
 
 
 def test_directories_of_earlier_versions_have_no_list(storage: Storage) -> None:
-    storage.delete("all/files.json")
+    storage.delete("all/_files.json")
     assert [read_candidates(storage, file).num_rows for file in candidate_files(storage, "all")] == [50] * 3

@@ -227,6 +227,15 @@ def test_a_damaged_lock_is_waited_for_too(begun: Storage) -> None:
     assert locks == ["lock/00000005.json"]
 
 
+def test_a_run_of_this_process_that_could_not_give_it_back_is_over(begun: Storage) -> None:
+    with locked(begun, LONG):
+        content = begun.read("lock/00000001.json")
+    begun.write("lock/00000001.json", content)  # as if it had not been given back
+    waited, locks = taken(begun)
+    assert waited < 5
+    assert locks == ["lock/00000002.json"]
+
+
 def test_what_is_in_its_way_is_named(begun: Storage) -> None:
     begun.make("lock/00000001.json")
     with pytest.raises(InputError, match=r"run/lock/00000001\.json is in the way of the lock: delete it"):

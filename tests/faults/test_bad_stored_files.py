@@ -113,7 +113,7 @@ KINDS: dict[str, tuple[str, Callable[[Storage], Any]]] = {
     "plan": ("plan.json", lambda s: s.read_sealed("plan.json")["rounds"]),
     "manifest": ("manifests/pool.parquet", lambda s: load_splits(s).pool.to_pydict()),
     "candidates": (f"{LAST}/candidates/*/*/*.parquet", _candidates),
-    "list of candidates": (f"{LAST}/candidates/*/*/files.json", _candidates),
+    "list of candidates": (f"{LAST}/candidates/*/*/_files.json", _candidates),
     "weights": (
         "rounds/001/checkpoint/model.safetensors",
         lambda s: {k: v.tolist() for k, v in load_model(s, "rounds/001/checkpoint").state_dict().items()},
@@ -196,7 +196,7 @@ RESUMED = [
     for pattern in (
         "config.yaml", "plan.json", "classes.json", "stages/pretrain.json", "stages/rounds/001/train.json",
         f"stages/{LAST}/score.json", "rounds/001/annotations/ledger.parquet", "manifests/pool.parquet",
-        f"{LAST}/candidates/*/*/*.parquet", f"{LAST}/candidates/*/*/files.json",
+        f"{LAST}/candidates/*/*/*.parquet", f"{LAST}/candidates/*/*/_files.json",
         "rounds/001/checkpoint/model.safetensors", "manifests/bad_records.json", "lock/*.json",
     )
     for damage in ("flips", "empty")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from small_experiments import (
     changed,
 )
 
-from halo_ray.annotations.ledger import Ledger
+from halo_ray.annotations.ledger import LEDGER, Ledger
 from halo_ray.context import Context
 from halo_ray.data.manifest import list_splits
 from halo_ray.shared_keys import inspection_entry, stage_entry
@@ -112,9 +114,10 @@ def test_what_the_files_hold_counts(context: Context, tmp_path: Path) -> None:
 
     config = changed(context.config, "data.known_labels", "known/*.png")
     known = []
-    for data in (b"one", b"two"):
-        storage = Storage(str(tmp_path / data.decode()))
-        Ledger(storage).commit(0, data)
+    for label in (1, 2):
+        storage, buffer = Storage(str(tmp_path / str(label))), io.BytesIO()
+        pq.write_table(pa.Table.from_pylist([{"round": 0, "label": label}], schema=LEDGER), buffer)
+        Ledger(storage).commit(0, buffer.getvalue())
         known.append(replace(context, config=config, storage=storage))
     assert differing(*known) == MODEL
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import ray
 import torch
 from ray.util.state import list_actors
 
+from halo_ray.attempts import attempted
 from halo_ray.checkpoint import load_model
 from halo_ray.config import Config
 from halo_ray.context import open_experiment
@@ -23,7 +25,6 @@ from halo_ray.data.transforms import AugmentationConfig
 from halo_ray.errors import InputError
 from halo_ray.models.segmenter import Segmenter
 from halo_ray.runtime import input_error
-from halo_ray.shared_stages import stages_of
 from halo_ray.stages import Stages
 from halo_ray.training.losses import LossConfig, Losses
 from halo_ray.training.optimizers import Optimizers
@@ -38,7 +39,7 @@ Weights = dict[str, torch.Tensor]
 def weights(config: Config, name: str = "model", **how: object) -> Weights:
     """The weights after a stage; a short pretraining unless ``how`` says otherwise."""
     with open_experiment(config) as context:
-        found = stages_of(context).run(name, train, context, name, start=None, **how)
+        found = attempted(name, partial(train, context, name, start=None, **how), context.config.execution.max_failures)
         assert found["checkpoint"] == name
         return load_model(context.storage, name).state_dict()
 

@@ -12,6 +12,7 @@ import pytest
 
 from halo_ray.checkpoint import load_model
 from halo_ray.config import Config, config_from_yaml
+from halo_ray.lock import locked
 from halo_ray.models.segmenter import Segmenter
 from halo_ray.storage import Storage
 from halo_ray.verification import checkpoints, subject
@@ -40,8 +41,11 @@ def quick() -> Iterator[None]:
 @pytest.fixture
 def copy(experiment: Config, tmp_path: Path) -> Storage:
     """A finished experiment of two rounds that may be damaged."""
-    shutil.copytree(experiment.output_dir, tmp_path / "copy")
-    return Storage(str(tmp_path / "copy"))
+    shutil.copytree(experiment.output_dir, tmp_path / "copy", ignore=shutil.ignore_patterns("lock"))
+    storage = Storage(str(tmp_path / "copy"))
+    with locked(storage, seconds=60):  # whose number does not depend on how often others opened the experiment
+        pass
+    return storage
 
 
 Expect = Callable[[str, str], Findings]

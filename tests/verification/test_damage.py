@@ -79,11 +79,11 @@ def test_candidates_are_what_their_list_says(function: str, copy: Storage, expec
     name = candidates(copy, 2, function)
     data = copy.read(name)
     flip(copy, name)
-    expect(name, "is damaged (its sha256 is not that in files.json)")
+    expect(name, "is damaged (its sha256 is not that in _files.json)")
     copy.delete(name)
     expect(name, "is gone")
     copy.write(name, data)
-    listed = f"{name.rpartition('/')[0]}/files.json"
+    listed = f"{name.rpartition('/')[0]}/_files.json"
     flip(copy, listed)
     expect(listed, "damaged")
     copy.delete(listed)

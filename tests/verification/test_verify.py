@@ -81,14 +81,14 @@ def test_candidates_may_be_deleted(copy: Storage) -> None:
 
 def test_a_run_that_is_under_way_is_named(copy: Storage) -> None:
     held = {"run": "a", "process": asdict(Process.own()), "seconds": 120, "beat": 3, "released": False}
-    copy.write("lock/00000002.json", sealed(held))
+    copy.write("lock/00009999.json", sealed(held))
     for stage in ORDER[-8:]:
         copy.delete(f"stages/{stage}.json")
     findings = verify_experiment(copy.uri)
     assert findings.wrong == []
     assert "works on the experiment" in str(findings.notes)
     held["process"]["started"] -= 1000  # the number was given to another process since
-    copy.write("lock/00000002.json", sealed(held))
+    copy.write("lock/00009999.json", sealed(held))
     assert "has died" in str(verify_experiment(copy.uri).notes)
 
 
@@ -96,7 +96,7 @@ def test_an_earlier_version_stored_fewer_digests(copy: Storage) -> None:
     plan = copy.read_sealed("plan.json")
     copy.write_json("plan.json", plan)
     copy.delete("manifests/pool.parquet.sha256")
-    copy.delete(f"{candidates(copy, 1, 'halo').rpartition('/')[0]}/files.json")
+    copy.delete(f"{candidates(copy, 1, 'halo').rpartition('/')[0]}/_files.json")
     findings = verify_experiment(copy.uri)
     assert findings.wrong == []
     assert len(findings.notes) == 3
