@@ -236,7 +236,7 @@ def test_candidates_that_are_gone_are_missed(copy: Config) -> None:
     root = Path(copy.output_dir)
     forget(root, "annotate")
     shutil.rmtree(root / LAST / "candidates")
-    refused(lambda: resume(copy), "candidates", "chosen regions")
+    refused(lambda: resume(copy), "candidates", "is gone")
     assert not (root / LEDGER).exists()
 
 

@@ -126,7 +126,7 @@ def test_candidates_are_those_that_its_own_budget_allows(shared: Shared) -> None
     (here,) = Path(shared.follower.output_dir, "rounds/001/candidates").glob("*/*")
     assert here.name == there.name
     theirs, own = (
-        [row for path in sorted(at.iterdir()) for row in pq.read_table(path, partitioning=None).to_pylist()]
+        [row for path in sorted(at.glob("*.parquet")) for row in pq.read_table(path, partitioning=None).to_pylist()]
         for at in (there, here)
     )
     config = shared.alone.acquisition
