@@ -87,8 +87,11 @@ def test_an_image_that_vanished_from_the_bucket_is_named(s3, stored: str) -> Non
         DecodeImages((64, 96))(table)
 
 
-def test_a_store_that_does_not_answer_makes_no_record_bad(dataset: Path, s3_environment: None) -> None:
+def test_a_store_that_does_not_answer_makes_no_record_bad(
+    dataset: Path, s3_environment: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Else good images would be left out for ever because of a bad moment."""
+    monkeypatch.setattr("halo_ray.data.images.READ_PATIENCE", 2.0)
     with object_store() as store:
         store.upload(dataset, "data")
         table = list_split(NIGHT, store.uri("data"), key="data.pool")
