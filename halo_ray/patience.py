@@ -26,7 +26,6 @@ TOLD_AFTER = 1.0
 ANSWERS = FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError
 """What a storage that works says too: it is not asked again."""
 
-
 NEVER = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO}
 """What is said of a name that no patience makes a file."""
 

@@ -93,6 +93,14 @@ def taken(storage: Storage, seconds: float = LONG) -> tuple[float, list[str]]:
         return time.monotonic() - start, storage.files("lock")
 
 
+def taken_from_a_killed_holder(storage: Storage) -> tuple[float, list[str]]:
+    """As taken, where a process that was killed held the lock."""
+    with holder(storage, LONG) as process:
+        process.kill()
+        process.wait()
+        return taken(storage)
+
+
 def test_a_process_lives_until_it_is_killed() -> None:
     assert Process.own().lives()
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(99)"])
@@ -116,10 +124,7 @@ def test_nobody_knows_of_processes_elsewhere(change: dict[str, str]) -> None:
 
 
 def test_a_lock_whose_holder_was_killed_is_taken_over_at_once(begun: Storage) -> None:
-    with holder(begun, LONG) as process:
-        process.kill()
-        process.wait()
-        waited, locks = taken(begun)
+    waited, locks = taken_from_a_killed_holder(begun)
     assert waited < 5
     assert locks == ["lock/00000002.json"]
 
@@ -253,10 +258,7 @@ def test_of_many_that_want_it_one_at_a_time_has_it(begun: Storage) -> None:
 def test_it_works_on_object_stores(s3) -> None:
     storage = Storage(s3.uri("locked/run"))
     storage.write("stages/pretrain.json", b"{}")
-    with holder(storage, LONG) as process:
-        process.kill()
-        process.wait()
-        waited, locks = taken(storage)
+    waited, locks = taken_from_a_killed_holder(storage)
     assert waited < 10
     assert locks == ["lock/00000002.json"]
     assert storage.read_sealed("lock/00000002.json")["released"] is True
