@@ -135,7 +135,7 @@ def test_a_model_trained_on_features_of_another_result_is_nobodys_else(context: 
     config = on_features(context.config, store)
     for name, shared in (("same", ["cpu", "cpu"]), ("mixed", ["cuda", "cpu"])):
         storage = Storage(str(tmp_path / name))
-        Path(tmp_path, name, PRETRAINED).mkdir(parents=True)
+        storage.write(f"{PRETRAINED}/model.json", b"{}")
         for stage, device in zip(("features", "pretrain"), shared, strict=True):
             on = replace(context, config=changed(config, "execution.device", device), storage=storage)
             stages_of(on).run(stage, lambda: {"checkpoint": PRETRAINED, "shared": None})

@@ -48,7 +48,8 @@ def ran(base: Config, point: Point, mious: list[float]) -> None:
     config = configure(base, point)
     storage, plan = Storage(config.output_dir), plan_budget(config.acquisition, SIZES)
     storage.write("config.yaml", config_to_yaml(config).encode())
-    storage.write_json("plan.json", {"budget": point.budget, "rounds": [asdict(each) for each in plan]})
+    storage.write_sealed("plan.json", {"budget": point.budget, "rounds": [asdict(each) for each in plan]})
+    storage.write_sealed("classes.json", {})
     Stages(storage).run("pretrain", dict)
     pixels = [9 * sum(each.regions for each in plan[:number]) for number in range(len(mious))]
     rows = [
