@@ -221,7 +221,8 @@ class Storage:
             InputError: it is damaged, or has no such columns.
         """
         try:
-            return pq.ParquetFile(io.BytesIO(data)).read(columns)
+            table = pq.ParquetFile(io.BytesIO(data)).read(columns)
+            return table if columns is None else table.select(columns)
         except (OSError, pa.ArrowException, KeyError, ValueError) as error:
             raise self.damaged(name, error) from error
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import io
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 
 from halo_ray.acquisition.regions import exclusion_mask
@@ -87,17 +85,17 @@ class Ledger:
             data = self._storage.read(self.file(number))
             self._storage.as_table(self.file(number), data)
             self._storage.write_checksum(self.file(number), data)
-        return int(pq.read_metadata(self._open(number)).num_rows)
+        return int(self._rows(number, []).num_rows)
 
     def digest(self, number: int) -> str:
         """The SHA-256 of a committed round's file."""
-        return hashlib.sha256(self._open(number).getvalue()).hexdigest()
+        return hashlib.sha256(self._storage.read_checked(self.file(number))).hexdigest()
 
     def read(self, before: int, columns: list[str] | None = None, first: int = 0) -> pa.Table:
         """Rows of the rounds first..before−1, in the order of their commit."""
-        schema = LEDGER if columns is None else pa.schema([LEDGER.field(name) for name in columns])
-        parts = [pq.read_table(self._open(number), columns=columns) for number in range(first, before)]
-        return pa.concat_tables(parts) if parts else schema.empty_table()
+        columns = LEDGER.names if columns is None else columns
+        parts = [self._rows(number, columns) for number in range(first, before)]
+        return pa.concat_tables(parts) if parts else LEDGER.empty_table().select(columns)
 
     def asked_regions(self, before: int, first: int = 0) -> dict[str, tuple[list[int], list[int]]]:
         """(y, x) of the regions asked in rounds first..before−1, by image id; each region once."""
@@ -146,14 +144,13 @@ class Ledger:
         table = self.read(before, ["image_id", *columns])
         return table.filter(pc.equal(table["image_id"], image_id))
 
-    def _open(self, number: int) -> io.BytesIO:
-        """The file of a round, whole and as it was committed."""
-        data = self._storage.read_checked(self.file(number))
-        rounds = self._storage.as_table(self.file(number), data, ["round"])["round"].unique().to_pylist()
-        others = [each for each in rounds if each not in (number, None)]
-        if others:
-            raise self._storage.damaged(self.file(number), f"it holds round {others[0]}")
-        return io.BytesIO(data)
+    def _rows(self, number: int, columns: list[str]) -> pa.Table:
+        """Columns of a round's file, which is whole and as it was committed."""
+        name, wanted = self.file(number), columns if "round" in columns else ["round", *columns]
+        table = self._storage.as_table(name, self._storage.read_checked(name), wanted)
+        if others := set(table["round"].unique().to_pylist()) - {number, None}:
+            raise self._storage.damaged(name, f"it holds round {min(others)}")
+        return table.select(columns)
 
 
 def _places(table: pa.Table, y: str, x: str) -> dict[str, tuple[list[int], list[int]]]:
