@@ -21,10 +21,11 @@ from typing import Any
 
 import psutil
 
+from halo_ray.atomic import UNFINISHED
 from halo_ray.errors import InputError
 from halo_ray.patience import FIRST_WAIT, StorageError
 from halo_ray.secret import redacted
-from halo_ray.storage import Storage, sealed
+from halo_ray.storage import WRITE_TEST, Storage, sealed
 
 DIRECTORY = "lock"
 
@@ -94,11 +95,27 @@ def locked(storage: Storage, seconds: float) -> Iterator[Storage]:
     beating = threading.Thread(target=lock.beat_until, args=(over,), daemon=True)
     beating.start()
     try:
-        yield storage.guarded(lock.holding)
+        guarded = storage.guarded(lock.holding)
+        _delete_unfinished(guarded)
+        yield guarded
     finally:
         over.set()
         beating.join(timeout=seconds)
         lock.give_back()
+
+
+def is_deleted(name: str) -> bool:
+    """Whether whoever takes the lock deletes this file, since only a killed holder can have left it.
+
+    Those who wait for the lock write too: to its directory, and to see whether they can.
+    """
+    return name.endswith(UNFINISHED) and not name.startswith((f"{DIRECTORY}/", WRITE_TEST))
+
+
+def _delete_unfinished(storage: Storage) -> None:
+    # Object stores show no file before it is whole.
+    for name in filter(is_deleted, storage.tree("") if storage.local else []):
+        storage.delete(name)
 
 
 class _Lock:

@@ -28,6 +28,9 @@ T = TypeVar("T")
 DIGEST = "sha256"
 """Key of a sealed JSON file that holds the digest of all others; ends the name of a checksum file too."""
 
+WRITE_TEST = "write-test-"
+"""Begins the names of files that only show whether a storage can be written to."""
+
 _NAME_BYTES = 200
 """Longest file name that is made from an id; most filesystems end at 255."""
 
@@ -91,7 +94,7 @@ class Storage:
 
     def check_writable(self, key: str = "output_dir") -> None:
         """Raises InputError, which says that ``key`` named it, where a file cannot be created in this directory."""
-        name = f"write-test-{uuid.uuid4().hex}"
+        name = f"{WRITE_TEST}{uuid.uuid4().hex}"
         try:
             with suppress(FileExistsError):  # by ourselves: the store did it, and was asked again
                 self._create(name, b"")  # at once, or the name is a wrong one

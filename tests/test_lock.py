@@ -134,6 +134,15 @@ def test_a_lock_that_was_given_back_is_free_and_numbers_go_on(begun: Storage) ->
         assert taken(begun)[1] == [f"lock/{number:08d}.json"]
 
 
+def test_who_takes_the_lock_deletes_what_a_killed_holder_was_writing(begun: Storage) -> None:
+    left = "rounds/001/picks.parquet.0123.tmp", "plan.json.4567.tmp"
+    others = "lock/00000001.json.89ab.tmp", "write-test-cdef.0123.tmp", "rounds/001/picks.parquet"
+    for name in left + others:
+        begun.write(name, b"ha")
+    with locked(begun, LONG):
+        assert set(begun.tree("")) == {*others, "lock/00000001.json", "stages/pretrain.json"}
+
+
 def test_where_nothing_was_begun_nothing_is_left(storage: Storage) -> None:
     taken(storage)
     assert list(Path(storage.root).iterdir()) == []

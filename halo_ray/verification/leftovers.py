@@ -7,9 +7,9 @@ from collections import Counter
 
 from halo_ray.atomic import UNFINISHED
 from halo_ray.errors import InputError
-from halo_ray.lock import DIRECTORY, Process
+from halo_ray.lock import DIRECTORY, Process, is_deleted
 from halo_ray.patience import StorageError
-from halo_ray.storage import round_directory
+from halo_ray.storage import WRITE_TEST, round_directory
 from halo_ray.verification.subject import Subject, marker_file
 
 _RUN = re.compile(r"(pretrain/checkpoint|rounds/\d{3}/(?:checkpoint|control))-run/")
@@ -64,8 +64,9 @@ def _leftover(subject: Subject, name: str, named: dict[str, set[str]]) -> tuple[
     """The place and the kind of what a file is left of; None where it is not."""
     if subject.running and name.endswith(UNFINISHED):
         return None
-    if name.endswith(UNFINISHED) or name.startswith("write-test-"):
-        return name, "was being written when a run was killed: delete it"
+    if name.endswith(UNFINISHED) or name.startswith(WRITE_TEST):
+        who = "the next run deletes it" if is_deleted(name) else "delete it"
+        return name, f"was being written when a run was killed: {who}"
     if found := _RUN.match(name):
         directory = found[1]
         stage = {"pretrain/checkpoint": "pretrain"}.get(directory, directory.replace("/checkpoint", "/train"))
