@@ -16,6 +16,8 @@ import yaml
 
 from halo_ray.acquisition.budget import AcquisitionConfig
 from halo_ray.acquisition.scores import acquisition
+from halo_ray.annotations.config import AnnotationConfig
+from halo_ray.annotations.oracles import GROUND_TRUTH
 from halo_ray.data.manifest import DataConfig
 from halo_ray.errors import InputError, has_control_characters, one_line, printable
 from halo_ray.execution import ExecutionConfig
@@ -30,6 +32,8 @@ FREE = (
     "output_dir",
     "data_root",
     "data.on_bad_record",
+    "annotation.accept_share",
+    "annotation.last_answer_wins",
     "training.accumulation",
     "training.stop_after_bad_steps",
 )
@@ -60,6 +64,8 @@ class Config:
     """Segmentation network"""
     acquisition: AcquisitionConfig = field(default_factory=AcquisitionConfig)
     """Which pixels are bought"""
+    annotation: AnnotationConfig = field(default_factory=AnnotationConfig)
+    """Who labels them"""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """Training"""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -88,6 +94,11 @@ class Config:
     def rounds(self) -> int:
         """How many rounds buy labels."""
         return self.acquisition.rounds if self.training.buys else 0
+
+    @property
+    def needs_pool_labels(self) -> bool:
+        """Whether every pool image must have a label file."""
+        return self.annotation.oracle == GROUND_TRUTH or not self.training.buys
 
     @property
     def has_source(self) -> bool:

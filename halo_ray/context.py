@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from halo_ray.acquisition.budget import RoundPlan, capped_sequences, plan_budget, room
 from halo_ray.acquisition.threshold import Sequences
+from halo_ray.annotations.folder import class_numbers
 from halo_ray.annotations.known import import_known
 from halo_ray.annotations.ledger import Ledger
 from halo_ray.cluster import device_of, training_workers, uses_gpu
@@ -111,11 +112,13 @@ def _opened(config: Config, storage: Storage) -> Iterator[Context]:
         )
     planned = _planned_rounds(storage, config) if begun else []
     classes = class_set(config.data.class_set)
+    if config.annotation.asks_people:
+        class_numbers(classes)  # which must leave room for those of templates
     if begun and storage.read_sealed(_CLASSES) != _as_json(classes):
         raise InputError(f"class set {config.data.class_set} is not what {storage.uri} was begun with: restore it")
     # Once it is pretrained, the checkpoint alone describes the network.
     model = config.model if Stages(storage).done("pretrain") else located(config.model)
-    splits = list_splits(config.data, config.data_root, config.seed)
+    splits = list_splits(config.data, config.data_root, config.seed, pool_labels=config.needs_pool_labels)
     with ray_session(config.execution):
         text = config_to_yaml(config).encode()
         # Decided once: while a cluster grows and shrinks it would be now this and now that.

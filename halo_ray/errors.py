@@ -18,6 +18,10 @@ class InputError(Exception):
         super().__init__(redacted(message))
 
 
+class AnswersNeededError(InputError):
+    """People, or whoever else labels, must answer first; the same command goes on then. Jobs exit with code 3."""
+
+
 class BadRecordError(InputError):
     """An image or label that cannot be used, or on which the network fails; others may be fine."""
 

@@ -32,21 +32,22 @@ def run_experiment(config: Config, on_round: OnRound | None = None) -> list[dict
 
     Raises:
         InputError: something in the configuration, the data or the machine must be mended first.
+        AnswersNeededError: people must label what a round asks first; the next run goes on from there.
     """
     with open_experiment(config) as context:
         stages, training = stages_of(context), context.config.training
         stage = stages.run
 
-        def judge(number: int, regions: int, *models: str) -> None:
+        def judge(number: int, *models: str) -> None:
             at = round_directory(number)
             quality = stage(f"{at}/evaluate", evaluate, context, f"round {number}", *models)
             metrics = stage(f"{at}/record", record, context, stages, number, models[0], *quality)
-            announce(context, metrics, regions)
+            announce(context, metrics)
             if on_round is not None:
                 on_round(metrics)
 
         model = twin = pretrained = _pretrain(context, stage)
-        judge(0, 0, model)
+        judge(0, model)
 
         for number in range(1, len(context.plan) + 1):
             at = round_directory(number)
@@ -61,12 +62,12 @@ def run_experiment(config: Config, on_round: OnRound | None = None) -> list[dict
             if training.trains_twin:
                 twin = _train_twin(context, stage, number, twin)
                 models.append(twin)
-            judge(number, chosen["regions"], *models)
+            judge(number, *models)
 
         if training.protocol == "fully_supervised":
             how = {"start": model, "number": 1, "labels": "all"}
             model = stage("rounds/001/train", train, context, "rounds/001/checkpoint", **how)["checkpoint"]
-            judge(1, 0, model)
+            judge(1, model)
         rows = read_metrics(context.storage)
         stage(report_stage(len(context.plan)), write_overview, context, rows)
         return rows

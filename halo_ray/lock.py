@@ -107,9 +107,10 @@ def locked(storage: Storage, seconds: float) -> Iterator[Storage]:
 def is_deleted(name: str) -> bool:
     """Whether whoever takes the lock deletes this file, since only a killed holder can have left it.
 
-    Those who wait for the lock write too: to its directory, and to see whether they can.
+    Those who wait for the lock write too: to its directory, and to see whether they can; annotators write where they
+    are asked.
     """
-    return name.endswith(UNFINISHED) and not name.startswith((f"{DIRECTORY}/", WRITE_TEST))
+    return name.endswith(UNFINISHED) and not name.startswith((f"{DIRECTORY}/", "requests/", WRITE_TEST))
 
 
 def _delete_unfinished(storage: Storage) -> None:

@@ -90,8 +90,11 @@ def read_metrics(storage: Storage) -> list[dict[str, Any]]:
         raise storage.damaged(_METRICS, error) from error
 
 
-def announce(context: Context, metrics: dict[str, Any], regions: int) -> None:
-    """Says in the log and on the metrics endpoint what stands after a round that bought ``regions``."""
+def announce(context: Context, metrics: dict[str, Any]) -> None:
+    """Says in the log and on the metrics endpoint what stands after a round."""
+    number = metrics["round"]
+    bought = Ledger(context.storage).asked_regions(number + 1, first=number) if 0 < number <= len(context.plan) else {}
+    regions = sum(len(ys) for ys, _ in bought.values())
     print(round_line(metrics, regions), flush=True)
     for gauge, key in {"round": "round", "pixels_bought": "pixels", "miou": "miou"}.items():
         context.gauges.set(gauge, metrics[key], stage=f"{round_directory(metrics['round'])}/record")

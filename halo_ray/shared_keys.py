@@ -38,11 +38,13 @@ _BACKBONE = (
 
 _NOT_PRETRAINING = (
     "acquisition.",
+    "annotation.",
     "training.round_",
     "training.between_rounds",
     "training.control",
     "training.protocol",
 )
+_NOT_TWIN = ("acquisition.", "annotation.", "evaluation.")
 _ONE_BUDGET = ("acquisition.function", "acquisition.budget", "acquisition.rounds")
 
 
@@ -61,7 +63,7 @@ _DEPENDS: dict[str, Callable[[str, Config], bool]] = {
     "pretrain": _all_but(*_NOT_PRETRAINING, "evaluation."),
     "evaluate": _all_but(*_NOT_PRETRAINING),
     "score": _all_but(*(key for key in _NOT_PRETRAINING if key != "acquisition."), *_ONE_BUDGET, "evaluation."),
-    "control": lambda key, config: key == "acquisition.rounds" or not key.startswith(("acquisition.", "evaluation.")),
+    "control": lambda key, config: key == "acquisition.rounds" or not key.startswith(_NOT_TWIN),
 }
 """Whether a kind of stage, the last part of its name, depends on an identity key."""
 

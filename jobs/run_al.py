@@ -5,7 +5,8 @@
     python jobs/run_al.py --preset camvid_day_to_dusk --data_root PATH --plan     # hours, regions and storage it takes
     ray job submit --working-dir . -- python jobs/run_al.py --output_dir s3://BUCKET/EXPERIMENT
 
-The same command again continues where it stopped. Exit code 0: finished; 2: something must be mended first.
+The same command again continues where it stopped. Exit code 0: finished; 2: something must be mended
+first; 3: people must label what a round asks (annotation.oracle files) first.
 """
 
 import sys

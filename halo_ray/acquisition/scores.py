@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
@@ -12,10 +11,10 @@ from torch import Tensor
 
 from halo_ray.acquisition.maps import RADIUS_BINS, Maps, impurity
 from halo_ray.acquisition.stochastic import uniform_noise
+from halo_ray.dotted import own_function, said
 from halo_ray.errors import InputError
 from halo_ray.geometry import radius
 from halo_ray.models.sampling import at_places
-from halo_ray.suggest import nearest
 
 Acquisition = Callable[[Maps], Tensor]
 """From the maps of N images to scores (N, H, W); the larger, the rather is a pixel labelled."""
@@ -101,24 +100,7 @@ def acquisition(name: str, key: str = "acquisition.function") -> Acquisition:
     """
     if name in ACQUISITIONS:
         return ACQUISITIONS[name]
-    module, _, attribute = name.rpartition(".")
-    if not all(name.split(".")) or not module:
-        raise InputError(f"{key}: no function {name!r}; {nearest(name, ACQUISITIONS)}")
-    try:
-        imported = importlib.import_module(module)
-    except ImportError as error:
-        raise InputError(
-            f"{key}: cannot import {module!r} for {name!r} ({error}): put it on the PYTHONPATH of every node"
-        ) from error
-    except Exception as error:  # whatever a user's module raises while it is run
-        raise InputError(f"{key}: importing {module!r} for {name!r} failed ({_said(error)}): mend it") from error
-    found = getattr(imported, attribute, None)
-    if found is None:
-        raise InputError(f"{key}: module {module!r} has no {attribute!r}: check the name")
-    if not callable(found):
-        raise InputError(f"{key}: {name!r} is no function of Maps: name one")
-    own: Acquisition = found
-    return own
+    return own_function(name, key, ACQUISITIONS, "Maps")
 
 
 def acquisition_map(
@@ -197,11 +179,7 @@ def _score(name: str, maps: Maps) -> Any:
         raise
     except Exception as error:  # whatever a user's function raises
         image = "" if maps.image_ids is None else f" on image {maps.image_ids[0]}"
-        raise InputError(f"acquisition function {name} failed{image} ({_said(error)}): mend it") from error
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+        raise InputError(f"acquisition function {name} failed{image} ({said(error)}): mend it") from error
 
 
 class Described(NamedTuple):

@@ -9,12 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from halo_ray.acquisition.threshold import order_keys
-from halo_ray.annotations.ask import ask
+from halo_ray.annotations.ask import Ask, ask, regions_in
+from halo_ray.annotations.folder import RECEIVED, folder_name
 from halo_ray.annotations.ledger import LEDGER, Ledger
-from halo_ray.annotations.oracles import GroundTruth
+from halo_ray.annotations.people import ask_people
 from halo_ray.candidates import CANDIDATES, candidate_files, read_candidates
 from halo_ray.checkpoint import weights_checksum
 from halo_ray.context import Context
+from halo_ray.errors import AnswersNeededError
 from halo_ray.storage import Storage
 
 _PICK = ["y", "x", "score", "radius", "entropy", "guess", "probability"]
@@ -25,15 +27,42 @@ def annotate(context: Context, number: int, selection: str, candidates: str, che
     """Buys the labels of the regions that ``selection`` chose among ``candidates``.
 
     Returns:
-        JSON-able: ``pixels`` bought in this round.
+        JSON-able: ``pixels`` bought in this round; ``asked`` and ``regions``, how many were asked and answered.
+
+    Raises:
+        AnswersNeededError: too few regions have an answer yet.
     """
     ledger, config = Ledger(context.storage), context.config
+    counts = _counts(context.storage, selection, number)
     if not ledger.committed(number):  # what was bought once is not asked again
-        requests = _requests(context, number, _counts(context.storage, selection, number), candidates)
-        model = weights_checksum(context.storage, checkpoint)
-        oracle = GroundTruth(context.classes, config.acquisition.region_radius, number, model)
-        ledger.commit(number, ask(requests, oracle, config.execution.block_images))
-    return {"pixels": ledger.seal(number)}
+        model, name = weights_checksum(context.storage, checkpoint), config.annotation.oracle
+        requests = _requests(context, number, counts, candidates)
+        if config.annotation.asks_people:
+            requests = ask_people(context, number, requests, model)
+        asking = Ask(name, context.classes, config.acquisition.region_radius, number, model)
+        data = ask(requests, asking, config.execution.block_images)
+        _check_enough(context, number, regions_in(data), sum(counts.values()))
+        ledger.commit(number, data)
+    pixels = ledger.seal(number)
+    bought = ledger.asked_regions(number + 1, first=number)
+    return {"pixels": pixels, "asked": sum(counts.values()), "regions": sum(len(ys) for ys, _ in bought.values())}
+
+
+def _check_enough(context: Context, number: int, answered: int, asked: int) -> None:
+    """Raises AnswersNeededError where fewer regions have an answer than must have one."""
+    how = context.config.annotation
+    if answered >= how.accept_share * asked:
+        if answered < asked:
+            print(
+                f"round {number}: {answered} of {asked} regions are answered, the others are not paid for", flush=True
+            )
+        return
+    where = f"{context.storage.uri}/{folder_name(number)}"
+    more = f"add what {where}/{RECEIVED} lists" if how.asks_people else f"see what {how.oracle} waits for"
+    raise AnswersNeededError(
+        f"round {number}: {answered} of {asked} regions are answered, annotation.accept_share asks for "
+        f"{100 * how.accept_share:g} %: {more}, then run the same command again"
+    )
 
 
 def _counts(storage: Storage, selection: str, number: int) -> dict[str, int]:

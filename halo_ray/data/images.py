@@ -150,6 +150,16 @@ def decode_label(
     return classes.to_classes(_resized(raw, size), source.uri, label_format)
 
 
+def read_numbers(source: File) -> npt.NDArray[np.uint8]:
+    """(H, W): what stands in an 8-bit grey or palette image, whatever it means.
+
+    Raises:
+        BadRecordError: missing, damaged, or of another kind.
+    """
+    with _naming("label", source.uri):
+        return np.asarray(_raw_label(source, first_channel=False))
+
+
 def other_size(uri: str, label: npt.NDArray[np.uint8], size: tuple[int, int]) -> BadRecordError:
     """What is wrong with a label whose image is of ``size`` = (height, width)."""
     return BadRecordError(

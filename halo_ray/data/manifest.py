@@ -83,19 +83,23 @@ class Splits:
         return sum(h * w for h, w in sizes(self.pool))
 
 
-def list_splits(config: DataConfig, data_root: str, seed: int) -> Splits:
+def list_splits(config: DataConfig, data_root: str, seed: int, *, pool_labels: bool = True) -> Splits:
     """Lists all three splits from their folders.
+
+    Args:
+        pool_labels: every pool image must have a label.
 
     Raises:
         InputError: as list_split; a split without labels that needs them; an image id that stands twice.
     """
     tables = {split: list_split(getattr(config, split), data_root, key=f"data.{split}", seed=seed) for split in SPLITS}
     for split, table in tables.items():
-        if table["label_uri"].null_count:
+        if table["label_uri"].null_count and (pool_labels or split != "pool"):
             use = "the ground-truth oracle" if split == "pool" else "training" if split == "source" else "evaluation"
             bare = table.filter(pc.is_null(table["label_uri"]))["image_id"]
             which = f"{bare[0].as_py()!r} and {len(bare) - 1} more images have no label"
-            raise InputError(f"data.{split}: {which}, but {use} needs one: set data.{split}.labels or add them")
+            ask = ", or let people label the pool with annotation.oracle files" if split == "pool" else ""
+            raise InputError(f"data.{split}: {which}, but {use} needs one: set data.{split}.labels or add them{ask}")
         ids = table["image_id"].to_pylist()
         twice = sorted({one for one, other in pairwise(ids) if one == other})
         if twice:

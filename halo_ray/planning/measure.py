@@ -12,6 +12,8 @@ import pyarrow.fs as pafs
 
 from halo_ray.acquisition.budget import RoundPlan, plan_budget
 from halo_ray.annotations.annotate import annotate
+from halo_ray.annotations.config import AnnotationConfig
+from halo_ray.annotations.oracles import GROUND_TRUTH, GUESS
 from halo_ray.config import Config
 from halo_ray.context import Context, open_experiment
 from halo_ray.data.classes import class_set
@@ -67,7 +69,9 @@ class Measured:
 
 
 def measure(config: Config, start: Cost) -> Measured:
-    """Times the stages; the oracle is asked for the sample's regions, but nothing of that is kept.
+    """Times the stages on a sample; nothing of that is kept.
+
+    People are not asked, nor is an oracle of the user's own: the model's guess stands for their answers.
 
     Args:
         start: of the connection to Ray, which stands.
@@ -75,7 +79,7 @@ def measure(config: Config, start: Cost) -> Measured:
     Raises:
         InputError: something must be mended before the experiment could run.
     """
-    listed = list_splits(config.data, config.data_root, config.seed)
+    listed = list_splits(config.data, config.data_root, config.seed, pool_labels=config.needs_pool_labels)
     looked_at = _sample(listed, config.execution)
     sample, inspection = _inspected(config, looked_at)
     found = _whole(config, listed, sample)
@@ -150,9 +154,13 @@ def _scratch(config: Config, found: Measured, looked_at: Splits, sample: Splits,
     if found.rounds:
         regions = round(found.rounds[0].regions * sample.pool_pixels / found.pool_pixels)
         acquisition = replace(acquisition, budget=max(regions, 1), budget_unit="regions")
+    annotation = config.annotation
+    if annotation.oracle != GROUND_TRUTH:
+        annotation = AnnotationConfig(oracle=GUESS)
     return replace(
         config,
         output_dir=directory,
+        annotation=annotation,
         data=replace(config.data, known_labels=None, on_bad_record="skip", **few),
         training=replace(
             training, pretrain_steps=min(training.pretrain_steps, STEPS), round_steps=STEPS, control=False

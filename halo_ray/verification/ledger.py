@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from halo_ray.acquisition.budget import AcquisitionConfig
+from halo_ray.annotations.known import ImportLabels
 from halo_ray.annotations.ledger import LEDGER, Ledger
-from halo_ray.annotations.oracles import GroundTruth, ImportLabels
 from halo_ray.data.classes import IGNORE
 from halo_ray.storage import round_directory
 from halo_ray.verification.purchases import SAID, Earlier, Purchase, bits, region_pixels_of
@@ -57,7 +57,7 @@ def check_purchase(subject: Subject, number: int, purchase: Purchase, earlier: E
     told = [*_values(subject, number, purchase, pool), *_twice(purchase, earlier, pool)]
     if acquisition is not None:
         if number:
-            told += _regions(acquisition, purchase, earlier, pool)
+            told += _regions(acquisition, purchase, earlier, pool, whole=subject.answers_all)
             told += _spacing(acquisition, purchase, earlier, pool)
             told += _masked(purchase, never, pool)
         elif len(purchase.regions) != len(purchase.row):
@@ -80,9 +80,9 @@ def _values(subject: Subject, number: int, purchase: Purchase, pool: Pool) -> It
             known |= label == IGNORE
         if (odd := np.flatnonzero(~known)).size:
             yield f"{len(odd)} labels are no class, first {label[odd[0]]} at {purchase.pixel(odd[0], pool)}"
-    oracle = GroundTruth.name if number else ImportLabels.name
+    oracle = subject.oracle if number else ImportLabels.name
     others = [str(name) for name in pc.unique(table["oracle"]).to_pylist() if name != oracle]
-    if others:
+    if others and oracle is not None:
         yield f"rows come from oracle {', '.join(map(repr, others))}, not {oracle!r}"
     if not number:
         return
@@ -107,8 +107,10 @@ def _twice(purchase: Purchase, earlier: Earlier, pool: Pool) -> Iterator[str]:
         yield f"{len(again)} pixels were labelled in an earlier round, first {purchase.pixel(again[0], pool)}"
 
 
-def _regions(config: AcquisitionConfig, purchase: Purchase, earlier: Earlier, pool: Pool) -> Iterator[str]:
-    """Pixels that lie in their regions, and regions that have all their pixels."""
+def _regions(
+    config: AcquisitionConfig, purchase: Purchase, earlier: Earlier, pool: Pool, *, whole: bool
+) -> Iterator[str]:
+    """Pixels that lie in their regions, and, where the oracle leaves nothing out, regions that have all of theirs."""
     centre = purchase.regions[purchase.region]
     far = np.maximum(np.abs(purchase.y - centre[:, 1]), np.abs(purchase.x - centre[:, 2])) > config.region_radius
     if (odd := np.flatnonzero(far)).size:
@@ -116,6 +118,8 @@ def _regions(config: AcquisitionConfig, purchase: Purchase, earlier: Earlier, po
     row, y, x = purchase.regions.T
     if (odd := np.flatnonzero((y >= pool.height[row]) | (x >= pool.width[row]))).size:
         yield f"{len(odd)} regions lie outside of their images, first {purchase.place(odd[0], pool)}"
+        return
+    if not whole:
         return
     expected = region_pixels_of(purchase.regions, config.region_radius, pool)
     expected = expected[~np.isin(expected, earlier.pixels)]

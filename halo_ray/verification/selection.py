@@ -178,12 +178,13 @@ def check_picks(subject: Subject, number: int, purchase: Purchase, stored: Store
     if said is None or chosen is None or subject.pool is None:
         return
     with subject.reader.understanding(marker_file(stage)):
-        if chosen["regions"] != len(purchase.regions):
+        if _differ(subject, len(purchase.regions), chosen["regions"]):
             subject.findings.add(
                 name, f"has {len(purchase.regions)} regions, {marker_file(stage)} says {chosen['regions']}: {RESTORE}"
             )
     bought, counts = purchase.per_image(subject.pool), said["counts"]
-    odd = [image_id for image_id in sorted({*bought, *counts}) if bought.get(image_id, 0) != counts.get(image_id, 0)]
+    ids = sorted({*bought, *counts})
+    odd = [image_id for image_id in ids if _differ(subject, bought.get(image_id, 0), counts.get(image_id, 0))]
     if odd:
         subject.findings.add(
             name,
@@ -192,6 +193,11 @@ def check_picks(subject: Subject, number: int, purchase: Purchase, stored: Store
         )
     elif stored is not None:
         _compare_picks(subject, name, purchase, pa.concat_tables([STORED.empty_table(), *stored.picks]))
+
+
+def _differ(subject: Subject, bought: int, chosen: int) -> bool:
+    """Whether a round bought another number of regions than it can have; people may leave some unanswered."""
+    return bought > chosen or (bought < chosen and subject.answers_all)
 
 
 def _compare_picks(subject: Subject, name: str, purchase: Purchase, picks: pa.Table) -> None:
@@ -204,11 +210,11 @@ def _compare_picks(subject: Subject, name: str, purchase: Purchase, picks: pa.Ta
             name, f"{len(odd)} regions are not what was chosen, first {purchase.place(odd[0], subject.pool)}: {RESTORE}"
         )
         return
-    if len(places) != len(centres):
+    if _differ(subject, len(centres), len(places)):
         subject.findings.add(name, f"has {len(centres)} regions, {len(places)} candidates were chosen: {RESTORE}")
         return
     for key in SAID:
-        differ = bits(purchase.table, key)[purchase.first] != bits(picks, key)
+        differ = bits(purchase.table, key)[purchase.first] != bits(picks, key)[np.searchsorted(places, centres)]
         if (odd := np.flatnonzero(differ)).size:
             what = f"{key} of {len(odd)} regions is not that of their candidates"
             subject.findings.add(name, f"{what}, first {purchase.place(odd[0], subject.pool)}: {RESTORE}")

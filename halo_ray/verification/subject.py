@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import yaml
 
 from halo_ray.acquisition.budget import AcquisitionConfig, RoundPlan, image_limit
+from halo_ray.annotations.oracles import GROUND_TRUTH
 from halo_ray.config import Config, config_from_yaml
 from halo_ray.data.classes import ClassSet
 from halo_ray.errors import InputError, one_line
@@ -66,9 +67,11 @@ class Subject:
 
     reader: Reader
     config: Config | None = None
-    """As config.yaml says, but for the names of acquisition functions: those may be code, which is not run here."""
+    """As config.yaml says, but for the names of acquisition functions and oracle: those may be code."""
     function: str | None = None
     """The acquisition function that buys."""
+    oracle: str | None = None
+    """Who labels."""
     budget: float | None = None
     """Of the plan, in units of acquisition.budget_unit."""
     plan: list[RoundPlan] | None = None
@@ -92,6 +95,11 @@ class Subject:
             return len(self.plan)
         named = [name.split("/")[1] for name in self.done if name.startswith("rounds/")]
         return max((int(number) for number in named if number.isdigit()), default=0)
+
+    @property
+    def answers_all(self) -> bool:
+        """Whether every region that is asked has an answer, for all of its pixels; others may leave some out."""
+        return self.oracle == GROUND_TRUTH
 
     @property
     def acquisition(self) -> AcquisitionConfig | None:
@@ -172,6 +180,9 @@ def read_config(subject: Subject) -> None:
             tree = load_yaml(text)
             subject.function = str(tree["acquisition"]["function"])
             tree["acquisition"]["function"] = AcquisitionConfig.function
+            annotation = tree.setdefault("annotation", {})  # which earlier versions did not have
+            subject.oracle = str(annotation.get("oracle", GROUND_TRUTH))
+            annotation["oracle"] = GROUND_TRUTH
             tree["execution"]["compare_functions"] = []
             subject.config = config_from_yaml(yaml.safe_dump(tree), CONFIG)
         except (yaml.YAMLError, InputError) as error:

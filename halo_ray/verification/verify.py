@@ -113,12 +113,13 @@ def _check_amount(subject: Subject, number: int, purchase: Purchase) -> None:
     said = subject.result(stage)
     if said is not None:
         with subject.reader.understanding(f"stages/{stage}.json"):
-            if said["pixels"] != purchase.table.num_rows:
-                subject.findings.add(
-                    name,
-                    f"has {purchase.table.num_rows} pixels, stages/{stage}.json says {said['pixels']}: restore both "
-                    "from a copy",
-                )
+            counted = {"regions": len(purchase.regions), "pixels": purchase.table.num_rows}
+            said = {"regions": counted["regions"], **said}  # of which earlier versions did not speak
+            for key, count in counted.items():
+                if said[key] != count:
+                    subject.findings.add(
+                        name, f"has {count} {key}, stages/{stage}.json says {said[key]}: restore both from a copy"
+                    )
 
 
 def _check_budget(subject: Subject, earlier: Earlier) -> None:

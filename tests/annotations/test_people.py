@@ -1,0 +1,361 @@
+"""What people are asked in a folder, and what is made of their answers, right ones and wrong ones."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from halo_ray.annotations.export import export, exported
+from halo_ray.annotations.folder import class_numbers, folder, with_ids
+from halo_ray.annotations.oracles import UNANSWERED
+from halo_ray.annotations.received import read_answers
+from halo_ray.data.classes import IGNORE, ClassSet
+from halo_ray.errors import InputError
+from halo_ray.storage import Storage
+
+ROUND, RADIUS = 3, 1
+CLASSES = ClassSet("test", ("road", "sky", "Traffic sign"), ids=(10, 20, 30), ignore_ids=(0,))
+SIZES = {"a/1": (40, 60), "b": (30, 50)}
+PLACES = {"a/1": [(10, 20), (0, 59), (11, 22)], "b": [(15, 15)]}
+"""Of one image a region is cut off by the corner, and another one overlaps the first."""
+
+PIXELS = {"a/1": [9, 4, 7], "b": [8]}
+"""Of each region: what an earlier one has, or was known before, is not asked."""
+
+WHY = {"score": 0.5, "radius": 1.5, "entropy": 0.25, "guess": 2, "probability": 0.75}
+
+
+@pytest.fixture
+def requests(tmp_path: Path) -> pa.Table:
+    rows = []
+    for image_id, (height, width) in SIZES.items():
+        path = tmp_path / f"{image_id.replace('/', '_')}.png"
+        noise = np.random.default_rng(len(rows)).integers(0, 256, (height, width, 3), np.uint8)
+        Image.fromarray(noise).save(path)
+        known = {"known_y": [15], "known_x": [15]} if image_id == "b" else {"known_y": [], "known_x": []}
+        picks = [{"y": y, "x": x, **WHY} for y, x in PLACES[image_id]]
+        where = {"image_id": image_id, "image_uri": str(path), "label_uri": None, "label_format": None}
+        rows.append({**where, "height": height, "width": width, **known, "picks": picks})
+    places, text = pa.list_(pa.int64()), pa.string()
+    schema = pa.schema([(key, text) for key in ("image_id", "image_uri", "label_uri", "label_format")])
+    for key, kind in {"height": pa.int32(), "width": pa.int32(), "known_y": places, "known_x": places}.items():
+        schema = schema.append(pa.field(key, kind))
+    pick = pa.struct([(key, pa.int64() if key in ("y", "x", "guess") else pa.float64()) for key in ("y", "x", *WHY)])
+    return with_ids(pa.Table.from_pylist(rows, schema.append(pa.field("picks", pa.list_(pick)))), ROUND, "model")
+
+
+@pytest.fixture
+def storage(cluster: None, requests: pa.Table, tmp_path: Path) -> Storage:
+    """An experiment that has asked."""
+    storage = Storage(str(tmp_path / "run"))
+    export(requests, storage, ROUND, CLASSES, RADIUS, 1)
+    return storage
+
+
+@pytest.fixture
+def place(storage: Storage) -> Path:
+    return Path(folder(storage, ROUND).root)
+
+
+@pytest.fixture
+def ids(place: Path) -> list[str]:
+    """Of the regions, as people read them."""
+    return [json.loads(line)["id"] for line in (place / "requests.jsonl").read_text().splitlines()]
+
+
+Read = Callable[..., tuple[list[list[int]], list[str]]]
+
+
+@pytest.fixture
+def read(storage: Storage, requests: pa.Table) -> Read:
+    """Classes of the pixels of each region, and problems."""
+
+    def reading(*, last_wins: bool = False) -> tuple[list[list[int]], list[str]]:
+        table, problems = read_answers(requests, folder(storage, ROUND), ROUND, CLASSES, RADIUS, 1, last_wins=last_wins)
+        found, counts = [], [*PIXELS.values()]
+        for answers, mine in zip(table["answers"].to_pylist(), counts, strict=True):
+            assert len(answers) == sum(mine)
+            ends = np.cumsum(mine)
+            found += [answers[end - count : end] for end, count in zip(ends, mine, strict=True)]
+        return found, problems
+
+    return reading
+
+
+def answered(label: int, region: int) -> list[int]:
+    return [label] * [count for each in PIXELS.values() for count in each][region]
+
+
+NOTHING = [answered(UNANSWERED, region) for region in range(4)]
+
+
+def test_the_list_says_what_is_asked_and_why(place: Path) -> None:
+    lines = [json.loads(line) for line in (place / "requests.jsonl").read_text().splitlines()]
+    assert [(line["image"], line["y"], line["x"]) for line in lines] == [
+        (image_id, y, x) for image_id, places in PLACES.items() for y, x in places
+    ]
+    for line in lines:
+        assert line["why"] == {**WHY, "guess": "Traffic sign"}
+        assert line["r"] == RADIUS
+        assert all((place / line[key]).is_file() for key in ("crops", "frame", "template"))
+    assert len({line["id"] for line in lines}) == 4
+
+
+def test_a_template_asks_for_the_pixels_that_are_bought(place: Path) -> None:
+    expected = np.full(SIZES["a/1"], 255)
+    for y, x in PLACES["a/1"]:
+        expected[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2] = 254
+    line = json.loads((place / "requests.jsonl").read_text().splitlines()[0])
+    with Image.open(place / line["template"]) as image:
+        assert image.mode == "P"
+        np.testing.assert_array_equal(np.asarray(image), expected)
+    with Image.open(place / "templates/b.png") as image:  # of which the centre is known
+        assert np.asarray(image)[14:17, 14:17].tolist() == [[254, 254, 254], [254, 255, 254], [254, 254, 254]]
+
+
+def test_a_crop_shows_what_lies_around_its_region(place: Path, tmp_path: Path) -> None:
+    line = json.loads((place / "requests.jsonl").read_text().splitlines()[0])
+    with Image.open(place / line["crops"]) as sheet, Image.open(tmp_path / "a_1.png") as image:
+        shown = np.asarray(sheet.crop((6, 6, 6 + 208, 6 + 208))).astype(int)
+        # A square of 2·(40 + 1) + 1 pixels: the image begins 31 above, 21 left of its edge.
+        scale = 208 / 83
+        for y, x in ((2, 4), (30, 40), (20, 8)):
+            top, left = (31 + y) * scale, (21 + x) * scale
+            patch = shown[round(top) : round(top + scale), round(left) : round(left + scale)].mean((0, 1))
+            assert np.abs(patch - np.asarray(image)[y, x]).max() < 60  # resampling overshoots on noise
+        assert (shown[:70, :40] == 0).all()  # beyond the image
+
+
+def test_all_regions_are_marked_in_the_frame(place: Path) -> None:
+    with Image.open(place / "frames/b.png") as frame:
+        assert frame.size == (50, 30)
+        assert frame.getpixel((12, 12)) == (255, 230, 0)
+        assert frame.getpixel((11, 11)) == (0, 0, 0)
+
+
+def test_nobody_was_asked_before_the_list_is_there(storage: Storage, requests: pa.Table, place: Path) -> None:
+    assert exported(storage, ROUND)
+    assert not exported(storage, ROUND + 1)
+    (place / "requests.jsonl").unlink()
+    assert not exported(storage, ROUND)
+    (place / "templates/of_a_killed_run.png").touch()
+    export(requests, storage, ROUND, CLASSES, RADIUS, 1)
+    assert exported(storage, ROUND)
+    assert {path.name for path in (place / "templates").iterdir()} == {"a%2F1.png", "b.png"}
+
+
+def test_ids_are_of_one_model_and_one_region(requests: pa.Table) -> None:
+    bare = requests.drop_columns("ids")
+    mine, others = (
+        [one for each in with_ids(bare, ROUND, model)["ids"].to_pylist() for one in each] for model in ("a", "b")
+    )
+    assert not set(mine) & set(others)
+    assert all(re.fullmatch(r"r3-[1-4]-[0-9a-f]{4}", one) for one in mine)
+
+
+def test_nothing_is_answered_yet(read: Read) -> None:
+    assert read() == (NOTHING, [])
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_list_fills_whole_regions(read: Read, place: Path, ids: list[str], suffix: str) -> None:
+    rows = [*zip([ids[0], f" {ids[1].upper()} ", *ids[2:]], ["SKY", 30, "can't tell", "10"], strict=True)]
+    text = {
+        "csv": "id,label\n" + "".join(f"{one},{label}\n" for one, label in rows),
+        "jsonl": "\n".join(json.dumps({"id": one, "label": label, "by": "me"}) for one, label in rows),
+    }
+    (place / f"answers/mine.{suffix}").write_text(text[suffix], encoding="utf-8-sig")
+    assert read() == ([answered(label, region) for region, label in enumerate((1, 2, IGNORE, 0))], [])
+
+
+def fill(place: Path, name: str, values: dict[tuple[int, int], int], to: str | None = None) -> None:
+    """Sets pixels of a template."""
+    with Image.open(place / name) as image:
+        pixels, palette = np.array(image), image.getpalette()
+    for (y, x), value in values.items():
+        pixels[y, x] = value
+    filled = Image.fromarray(pixels)
+    filled.putpalette(palette)
+    filled.save(place / (to or name))
+
+
+@pytest.mark.parametrize("to", [None, "answers/b.png", "answers/from anna/b.png"])
+def test_a_template_is_filled_in_place_or_as_a_copy(read: Read, place: Path, to: str | None) -> None:
+    (place / "answers/from anna").mkdir()
+    fill(place, "templates/b.png", {(14, 14): 20, (14, 15): 30, (16, 16): 255, (0, 0): 10}, to)
+    region = [1, 2, *[UNANSWERED] * 5, IGNORE]
+    assert read() == ([*NOTHING[:3], region], [])
+
+
+def problem(read: Read, **how: bool) -> str:
+    """The only one, where nothing is answered."""
+    found, problems = read(**how)
+    assert found == NOTHING
+    assert len(problems) == 1, problems
+    return problems[0]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("r3-9-0000,sky", "id 'r3-9-0000' is none of round 3: the list of requests has all that are asked"),
+        ("r2-1-0000,sky", "id 'r2-1-0000' is of round 2: the list"),
+        ("1,sky", "id '1' is none of round 3"),
+        ("{0},sea", "label 'sea' of {0} is no class: the README has all, or say \"can't tell\""),
+        ("{0},1", "label '1' of {0} is no class"),
+        ("{0},254", "label '254' of {0} is no class"),
+        ("{0},-1", "label '-1' of {0} is no class"),
+        ("{0},1e1", "label '1e1' of {0} is no class"),
+        ("{0},", "label '' of {0} is no class"),
+        ("{0}", "it has 1 cells: give an id and a label"),
+        ("{0};sky", "it has 1 cells"),
+        ("{0},sky,yes", "it has 3 cells"),
+    ],
+)
+def test_a_row_that_says_nothing_is_named(read: Read, place: Path, ids: list[str], row: str, said: str) -> None:
+    (place / "answers/a.csv").write_text(f"id,label\n{row.format(ids[0])}\n")
+    assert problem(read).startswith(f"answers/a.csv line 2: {said.format(ids[0])}")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"id": "%s", "label": "sk', "it is no JSON (Unterminated string"),
+        ('["%s", "sky"]', 'it needs an "id", in quotes, and a "label"'),
+        ('{"id": "%s"}', 'it needs an "id"'),
+        ('{"id": 7, "label": "sky"}', 'it needs an "id"'),
+        ('{"id": "%s", "label": true}', "label 'True' of"),
+        ('{"id": "%s", "label": 10.0}', "label '10.0' of"),
+        ('{"id": "%s", "label": null}', "label 'None' of"),
+        ('{"id": "%s", "label": ["sky"]}', "label"),
+        ('{"id": "%s", "label": 1000}', "label '1000' of"),
+        ("[" * 100_000, "it is no JSON"),
+    ],
+)
+def test_a_line_that_says_nothing_is_named(read: Read, place: Path, ids: list[str], line: str, said: str) -> None:
+    (place / "answers/a.jsonl").write_text("\n" + (line % ids[0] if "%s" in line else line))
+    assert problem(read).startswith(f"answers/a.jsonl line 2: {said}")
+
+
+def test_a_number_at_the_end_of_half_a_file_is_not_taken(read: Read, place: Path, ids: list[str]) -> None:
+    (place / "answers/a.csv").write_text(f"{ids[0]},sky\n{ids[1]},2")  # of 20
+    found, problems = read()
+    assert found == [answered(1, 0), *NOTHING[1:]]
+    assert problems == ["answers/a.csv line 2: the file ends in the middle of a line: is it whole?"]
+
+
+def test_a_list_in_another_encoding_is_named(read: Read, place: Path, ids: list[str]) -> None:
+    (place / "answers/a.csv").write_bytes(f"{ids[0]},stra\xdfe\n".encode("latin-1"))
+    assert problem(read) == "answers/a.csv: it is no UTF-8 text: store it as that"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("c.png", "has the name of no template of round 3: name it as its template"),
+        ("answers.xlsx", "is no PNG, CSV or JSONL file: it was not read"),
+        ("b.jpg", "is no PNG, CSV or JSONL file"),
+    ],
+)
+def test_a_file_that_is_no_answer_is_named(read: Read, place: Path, name: str, said: str) -> None:
+    (place / "answers" / name).write_bytes(b"x")
+    assert problem(read).startswith(f"answers/{name} {said}")
+
+
+@pytest.mark.parametrize("name", [".DS_Store", ".~lock.a.csv#", "a.csv.0123.tmp"])
+def test_what_programs_leave_is_passed_over(read: Read, place: Path, name: str) -> None:
+    (place / "answers" / name).write_bytes(b"x")
+    assert read() == (NOTHING, [])
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (Image.new("P", (50, 31), 10), "answers/b.png is 50x31 pixels, its image 50x30: fill the template itself"),
+        (Image.new("RGB", (50, 30)), "label answers/b.png has colour mode RGB"),
+        (Image.new("I;16", (50, 30), 10), "label answers/b.png has colour mode I;16"),
+        (Image.new("1", (50, 30)), "label answers/b.png has colour mode 1"),
+        (
+            Image.new("L", (50, 30), 11),
+            "answers/b.png has 11 at y 14, x 14, and 7 more numbers that are no class: the README has all",
+        ),
+    ],
+    ids=["size", "RGB", "deep", "bits", "numbers"],
+)
+def test_a_template_that_is_filled_wrongly_is_named(read: Read, place: Path, image: Image.Image, said: str) -> None:
+    image.save(place / "answers/b.png")
+    assert problem(read).startswith(said)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.95])
+def test_half_a_template_is_named(read: Read, place: Path, share: float) -> None:
+    fill(place, "templates/b.png", dict.fromkeys([(14, 14), (16, 16)], 20), "answers/b.png")
+    data = (place / "answers/b.png").read_bytes()
+    (place / "answers/b.png").write_bytes(data[: int(share * len(data))])
+    assert problem(read).startswith("label answers/b.png cannot be read (")
+
+
+def test_a_template_that_is_gone_answers_nothing(read: Read, place: Path) -> None:
+    (place / "templates/b.png").unlink()
+    assert read() == (NOTHING, [])
+
+
+def test_two_copies_of_a_template_are_named(read: Read, place: Path) -> None:
+    (place / "answers/c").mkdir()
+    fill(place, "templates/b.png", {(14, 14): 20}, "answers/b.png")
+    fill(place, "templates/b.png", {(14, 14): 10}, "answers/c/b.png")
+    found, problems = read()
+    assert found[3][0] == 1
+    assert problems == ["answers/c/b.png is there twice, and answers/b.png was read: keep one"]
+
+
+def disagree(place: Path, ids: list[str]) -> None:
+    (place / "answers/a.csv").write_text(f"{ids[0]},sky\n{ids[1]},sky\n")
+    (place / "answers/b.csv").write_text(f"{ids[0]},road\n{ids[1]},sky\n")
+
+
+def test_of_lists_that_disagree_none_counts_and_the_regions_are_named(read: Read, place: Path, ids: list[str]) -> None:
+    disagree(place, ids)
+    found, problems = read()
+    assert found == [NOTHING[0], answered(1, 1), *NOTHING[2:]]
+    assert problems == [
+        f"{ids[0]} has answers that disagree (answers/a.csv line 1, answers/b.csv line 1): keep one, or set "
+        "annotation.last_answer_wins"
+    ]
+
+
+def test_of_lists_that_disagree_the_last_one_counts_where_that_is_asked(
+    read: Read, place: Path, ids: list[str]
+) -> None:
+    disagree(place, ids)
+    assert read(last_wins=True) == ([answered(0, 0), answered(1, 1), *NOTHING[2:]], [])
+
+
+def test_a_template_and_a_list_that_disagree(read: Read, place: Path, ids: list[str]) -> None:
+    fill(place, "templates/b.png", {(14, 14): 20})
+    (place / "answers/a.csv").write_text(f"{ids[3]},road\n")
+    said = f"{ids[3]} has answers that disagree (templates/b.png, lists): keep one, or set annotation.last_answer_wins"
+    assert problem(read) == said
+    assert read(last_wins=True) == ([*NOTHING[:3], answered(0, 3)], [])
+
+
+def test_a_template_and_a_list_that_agree_complete_each_other(read: Read, place: Path, ids: list[str]) -> None:
+    fill(place, "templates/b.png", {(14, 14): 10})
+    (place / "answers/a.csv").write_text(f"{ids[3]},road\n")
+    assert read() == ([*NOTHING[:3], answered(0, 3)], [])
+
+
+@pytest.mark.parametrize(
+    ("ids", "ignore_ids"), [((254, 1, 2), ()), ((0, 1, 2), (254,)), ((-1, 1, 2), ()), ((255, 1, 2), ())]
+)
+def test_class_numbers_that_templates_need_are_refused(ids: tuple[int, ...], ignore_ids: tuple[int, ...]) -> None:
+    classes = ClassSet("mine", ("a", "b", "c"), ids=ids, ignore_ids=ignore_ids)
+    with pytest.raises(InputError, match="class set mine numbers a class or void 254, or a class 255"):
+        class_numbers(classes)
