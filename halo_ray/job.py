@@ -20,13 +20,11 @@ def exit_code(work: Callable[[], object]) -> int:
     try:
         work()
         return 0
-    except AnswersNeededError as error:
-        print(redacted(f"waiting: {error}"), file=sys.stderr)
-        return 3
     except Exception as error:
         mendable = input_error(error)
         if mendable is None:
             print(redacted(traceback.format_exc()), file=sys.stderr)
             return 1
-        print(redacted(f"error: {mendable}"), file=sys.stderr)
-        return 2
+        waiting = isinstance(mendable, AnswersNeededError)
+        print(redacted(f"{'waiting' if waiting else 'error'}: {mendable}"), file=sys.stderr)
+        return 3 if waiting else 2

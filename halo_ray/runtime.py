@@ -19,7 +19,7 @@ import ray.data
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from halo_ray.cluster import keep_stream_actors_here, uses_gpu, wait_for_node
-from halo_ray.errors import InputError
+from halo_ray.errors import AnswersNeededError, InputError
 from halo_ray.execution import ExecutionConfig
 
 # Without it matrix products are not repeatable. For every process that computes alike, and before CUDA starts there.
@@ -243,7 +243,8 @@ def input_error(error: BaseException) -> InputError | None:
         if isinstance(link, InputError):
             # Ray hands errors on as instances of a derived class that prints the remote traceback, and Ray Data adds
             # lines of its own to the message, which is one.
-            return InputError(str(getattr(link, "cause", link)).partition("\n")[0])
+            kind = AnswersNeededError if isinstance(link, AnswersNeededError) else InputError
+            return kind(str(getattr(link, "cause", link)).partition("\n")[0])
     return None
 
 

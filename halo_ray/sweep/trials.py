@@ -51,6 +51,11 @@ def run_trials(base: Config, space: SearchSpace, how: SweepConfig, storage: Stor
     Raises:
         InputError: a trial failed, or something must be mended before any can begin.
     """
+    if base.annotation.asks_people:
+        raise InputError(
+            "annotation.oracle is files: a sweep cannot wait for people; sweep with ground_truth, and run single "
+            "experiments with files"
+        )
     check_shared(storage, base.execution)
     base, together = _sized(base, how)
     _prepare(base, space, together)

@@ -10,9 +10,12 @@ import pytest
 import ray
 from small_experiments import changed, small_config
 
+from halo_ray.annotations.config import AnnotationConfig
 from halo_ray.config import Config
 from halo_ray.errors import InputError
-from halo_ray.sweep.trials import SweepConfig, _sized
+from halo_ray.storage import Storage
+from halo_ray.sweep.space import SearchSpace
+from halo_ray.sweep.trials import SweepConfig, _sized, run_trials
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -24,6 +27,14 @@ def base(tmp_path: Path) -> Config:
 
 def on(monkeypatch: pytest.MonkeyPatch, **resources: float) -> None:
     monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
+
+
+def test_people_are_not_waited_for(base: Config, tmp_path: Path) -> None:
+    config = replace(base, annotation=AnnotationConfig(oracle="files"))
+    space = SearchSpace(curvature=(1.0,), budget=(0.01,), acquisition=("random",), seeds=1)
+    with pytest.raises(InputError, match=r"annotation\.oracle is files: a sweep cannot wait for people"):
+        run_trials(config, space, SweepConfig(), Storage(str(tmp_path / "sweep")))
+    assert not list(tmp_path.iterdir())
 
 
 def test_pools_and_workers_leave_a_cpu_to_load_data(base: Config, monkeypatch: pytest.MonkeyPatch) -> None:
