@@ -24,9 +24,8 @@ from halo_ray.annotations.folder import (
     template_file,
 )
 from halo_ray.annotations.oracles import UNANSWERED, Question, question
-from halo_ray.annotations.pictures import SHEET, crop_sheets, marked_frame
+from halo_ray.annotations.pictures import SHEET, crop_sheets, marked_frame, read_frame
 from halo_ray.data.classes import ClassSet
-from halo_ray.data.images import decode_image, file
 from halo_ray.pipeline import arrow_batches, stream
 from halo_ray.storage import Storage, safe_name
 
@@ -51,9 +50,7 @@ class WriteQuestions:
 
     def _write(self, request: dict[str, Any]) -> list[str]:
         asked, name = question(request, self.region_radius), safe_name(request["image_id"])
-        image = decode_image(file(asked.image_uri))[0]
-        if (image.height, image.width) != asked.size:  # of a label that was larger
-            image = image.resize((asked.size[1], asked.size[0]), Image.Resampling.LANCZOS)
+        image = read_frame(asked.image_uri, asked.size)
         regions = [(region.y, region.x) for region in asked.regions]
         captions = [
             f"{region_id}\n{self.classes.classes[region.guess]}? {100 * region.probability:.0f} %"

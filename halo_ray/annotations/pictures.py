@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 from halo_ray.acquisition.regions import window
+from halo_ray.data.images import decode_image, file
 
 CROP = 208
 """Pixels of the side of an enlarged crop."""
@@ -27,13 +28,31 @@ _CAPTION = 34
 _GAP = 6
 
 
-def crop(image: Image.Image, y: int, x: int, region_radius: int, side: int = CROP) -> Image.Image:
-    """The surroundings of a region as a square of ``side`` pixels with the region outlined; black beyond the image."""
-    reach = region_radius + CONTEXT
+def read_frame(uri: str, size: tuple[int, int]) -> Image.Image:
+    """The image of that URI at label resolution, ``size`` = (H, W).
+
+    Raises:
+        BadRecordError: as decode_image.
+    """
+    image = decode_image(file(uri))[0]
+    if (image.height, image.width) == size:
+        return image
+    return image.resize((size[1], size[0]), Image.Resampling.LANCZOS)
+
+
+def crop(
+    image: Image.Image, y: int, x: int, region_radius: int, side: int = CROP, context: int = CONTEXT
+) -> Image.Image:
+    """The surroundings of a region as a square of ``side`` pixels with the region outlined; black beyond the image.
+
+    Args:
+        context: pixels around the region that are shown too.
+    """
+    reach = region_radius + context
     around = image.crop((x - reach, y - reach, x + reach + 1, y + reach + 1))
     shown = around.resize((side, side), Image.Resampling.LANCZOS)
     scale = side / (2 * reach + 1)
-    first, last = math.floor(CONTEXT * scale), math.ceil((CONTEXT + 2 * region_radius + 1) * scale)
+    first, last = math.floor(context * scale), math.ceil((context + 2 * region_radius + 1) * scale)
     _outline(ImageDraw.Draw(shown), first, first, last, last)
     return shown
 

@@ -101,6 +101,13 @@ def _read_list(place: Storage, name: str, number: int, classes: ClassSet, said: 
             said[region_id].append((where, label))
 
 
+def listed_ids(place: Storage, besides: str) -> set[str]:
+    """The ids that lists among the answers name, but for those below the directory ``besides``."""
+    names = [name for name in place.tree(ANSWERS) if name.lower().endswith((".csv", ".jsonl"))]
+    entries = [entry for name in names if not name.startswith(f"{besides}/") for _, entry in _entries(place, name)]
+    return {entry["id"].strip().lower() for entry in entries if not isinstance(entry, str)}
+
+
 def _settled(said: Said, problems: list[str], *, last_wins: bool) -> dict[str, int]:
     """The class of each region that lists name, UNANSWERED where they disagree, which is a problem."""
     settled = {}

@@ -195,6 +195,16 @@ def class_set(name: str) -> ClassSet:
     return _from_yaml(found, name)
 
 
+def stored_class_set(found: dict[str, Any]) -> ClassSet:
+    """The class set whose fields an experiment has stored as JSON.
+
+    Raises:
+        InputError: it is none.
+        KeyError, TypeError: a field is missing or of another kind.
+    """
+    return ClassSet(name=found["name"], **{key.name: _tuples(found[key.name]) for key in fields(ClassSet)[1:]})
+
+
 def _from_yaml(found: Any, name: str) -> ClassSet:
     keys = [key.name for key in fields(ClassSet)]
     if isinstance(found, dict) and not _is_name(found.get("name", name)):

@@ -14,7 +14,7 @@ import yaml
 from halo_ray.acquisition.budget import AcquisitionConfig, RoundPlan, image_limit
 from halo_ray.annotations.oracles import GROUND_TRUTH
 from halo_ray.config import Config, config_from_yaml
-from halo_ray.data.classes import ClassSet
+from halo_ray.data.classes import ClassSet, stored_class_set
 from halo_ray.errors import InputError, one_line
 from halo_ray.storage import DIGEST, round_directory
 from halo_ray.verification.findings import Findings
@@ -157,14 +157,7 @@ def read_classes(subject: Subject) -> None:
         return
     with subject.reader.understanding(CLASSES):
         try:
-            subject.classes = ClassSet(
-                name=found["name"],
-                classes=tuple(found["classes"]),
-                ids=tuple(tuple(number) if isinstance(number, list) else number for number in found["ids"]),
-                ignore_ids=tuple(found["ignore_ids"]),
-                colors=tuple(tuple(color) for color in found["colors"]),
-                miou_star=tuple(found["miou_star"]),
-            )
+            subject.classes = stored_class_set(found)
         except InputError as error:
             raise ValueError(str(error)) from error
 

@@ -1,0 +1,102 @@
+"""Serve the page of the round that waits for people."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from contextlib import suppress
+
+import uvicorn
+
+from halo_ray.annotations.desk import Desk
+from halo_ray.annotations.folder import LIST, folder, folder_name
+from halo_ray.annotations.page import Frames, annotation_app
+from halo_ray.data.classes import ClassSet, stored_class_set
+from halo_ray.errors import InputError
+from halo_ray.lock import locked
+from halo_ray.patience import StorageError
+from halo_ray.secret import redacted
+from halo_ray.stages import Stages
+from halo_ray.storage import Storage, round_directory
+
+TOKEN = "HALO_RAY_TOKEN"
+"""Environment variable that sets the token of the page."""
+
+LOCK_SECONDS = 10.0
+"""In which another page that gives no sign of life is taken for dead."""
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def serve(experiment: str, host: str, port: int, token: str | None) -> None:
+    """Serves the page until Ctrl+C.
+
+    Args:
+        experiment: directory or URI.
+        port: 0: any that is free.
+        token: what the address must hold; None: a new one.
+
+    Raises:
+        InputError: nothing is asked, another page is open, or the address cannot be listened at.
+    """
+    storage, token = Storage(experiment), token or secrets.token_urlsafe(16)
+    number = waiting_round(storage)
+    classes, frames = _classes(storage), _frames(storage)
+    with (
+        suppress(KeyboardInterrupt),
+        _listening(host, port) as listening,
+        locked(folder(storage, number).below("page"), LOCK_SECONDS) as held,
+    ):
+        desk = Desk(storage.guarded(held.guard), number, classes) if held.guard else Desk(storage, number, classes)
+        app = annotation_app(desk, f"Round {number} of {redacted(experiment)}", classes, frames, token)
+        shown = "localhost" if host in _LOOPBACK else socket.gethostname()
+        if host not in _LOOPBACK:
+            print(f"{host} can be reached from other machines, without encryption: only on networks that you trust")
+        print(f"round {number}: {len(desk.regions)} regions; open or hand on this address, end with Ctrl+C:")
+        print(f"http://{shown}:{listening.getsockname()[1]}/?token={token}", flush=True)
+        # No access log: it would show the token.
+        how = uvicorn.Config(app, access_log=False, log_level="warning", timeout_graceful_shutdown=2)
+        uvicorn.Server(how).run(sockets=[listening])
+
+
+def waiting_round(storage: Storage) -> int:
+    """The round whose regions people are asked for.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not storage.exists("stages"):
+        raise InputError(f"{storage.uri} holds no experiment: name the output_dir of one")
+    stages, number = Stages(storage), 1
+    while stages.done(f"{round_directory(number)}/annotate"):
+        number += 1
+    if not folder(storage, number).exists(LIST):
+        raise InputError(
+            f"{storage.uri} asks nothing now (there is no {folder_name(number)}/{LIST}): run the experiment with "
+            "--annotation.oracle files until it ends with exit code 3"
+        )
+    return number
+
+
+def _classes(storage: Storage) -> ClassSet:
+    name = "classes.json"
+    try:
+        return stored_class_set(storage.read_sealed(name))
+    except FileNotFoundError as error:
+        raise storage.gone(name) from error
+    except StorageError:
+        raise
+    except (InputError, KeyError, TypeError) as error:
+        raise storage.damaged(name, error) from error
+
+
+def _frames(storage: Storage) -> Frames:
+    pool = storage.read_checked_table("manifests/pool.parquet").to_pylist()
+    return {row["image_id"]: (row["image_uri"], (row["height"], row["width"])) for row in pool}
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, OverflowError) as error:
+        raise InputError(f"--host {host} --port {port} cannot be listened at ({error}): name others") from error
