@@ -18,19 +18,30 @@ KILLS = 100
 REST = 1.0, 20.0
 """Fewest and most seconds between two kills: less than a stage takes, so that none is spared."""
 
+PATIENCE = 20.0
+"""Seconds for which a victim is waited for that does not live now."""
 
-def kill_somebody(nodes: Nodes, process: subprocess.Popen[str], chance: random.Random) -> str:
-    """Who was killed."""
-    alive = {who: nodes.processes(title) for who, title in PROCESSES.items()}
-    who = chance.choice(["driver", "node", *(who for who, found in alive.items() if found)])
-    if who == "driver":
-        process.kill()
-    elif who == "node":
-        nodes.kill(chance.randrange(NODES))
-        nodes.restore()
-    else:
-        chance.choice(alive[who]).kill()
-    return who
+
+VICTIMS = ("driver", "node", *PROCESSES)
+
+
+def kill_somebody(nodes: Nodes, process: subprocess.Popen[str], chance: random.Random) -> str | None:
+    """Who was killed, as soon as they lived; None: they did not in this run, or not for a long time."""
+    who = chance.choice(VICTIMS)
+    deadline = time.monotonic() + PATIENCE
+    while process.poll() is None and time.monotonic() < deadline:
+        if who == "driver":
+            process.kill()
+            return who
+        if who == "node":
+            nodes.kill(chance.randrange(NODES))
+            nodes.restore()
+            return who
+        if found := nodes.processes(PROCESSES[who]):
+            chance.choice(found).kill()
+            return who
+        time.sleep(0.02)
+    return None
 
 
 def is_running_after(process: subprocess.Popen[str], seconds: float) -> bool:
@@ -53,7 +64,8 @@ def test_a_hundred_kills(nodes: Nodes, undisturbed: Undisturbed, tmp_path: Path)
             runs += 1
             with driver(nodes, directory) as process:
                 while killed.total() < KILLS and is_running_after(process, chance.uniform(*REST)):
-                    killed[kill_somebody(nodes, process, chance)] += 1
+                    who = kill_somebody(nodes, process, chance)
+                    killed.update([who] if who else [])
                     print(f"{time.strftime('%H:%M:%S')} {killed.total()} kills: {dict(killed)}", flush=True)
                 assert not is_running_after(process, SECONDS), "a run that nobody disturbed any more did not end"
                 code = process.returncode
@@ -64,4 +76,4 @@ def test_a_hundred_kills(nodes: Nodes, undisturbed: Undisturbed, tmp_path: Path)
         assert verify_experiment(str(directory)).wrong == []
         experiments += 1
     print(f"{dict(killed)} in {runs} runs of {experiments} experiments")
-    assert set(killed) == {"driver", "node", *PROCESSES}
+    assert set(killed) == set(VICTIMS)
