@@ -271,7 +271,10 @@ def test_what_cannot_be_served_is_said(tmp_path: Path) -> None:
 
 
 def test_ends_with_ctrl_c(tmp_path: Path) -> None:
-    with page(ask(tmp_path, 1)) as (process, _):
+    with page(ask(tmp_path, 1)) as (process, address):
+        assert (
+            http(address)[0] == 200
+        )  # it listens to signals now, even where the shell that began the tests ignores them
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
         assert process.returncode == 0, err
