@@ -56,8 +56,13 @@ def radius_of_classes(r: Tensor, labels: Tensor, classes: int) -> list[float]:
         r: (N, h, w).
         labels: (N, H, W) classes, of which the nearest to each vector is taken.
     """
-    near = F.interpolate(labels[:, None].float(), size=r.shape[1:], mode="nearest-exact")[:, 0]
+    near = nearest_labels(labels, r)
     return [float(r[near == number].mean()) if (near == number).any() else math.nan for number in range(classes)]
+
+
+def nearest_labels(labels: Tensor, r: Tensor) -> Tensor:
+    """(N, h, w): of labels (N, H, W) those nearest to the vectors whose radii are ``r`` (N, h, w); float32."""
+    return F.interpolate(labels[:, None].float(), size=r.shape[1:], mode="nearest-exact")[:, 0]
 
 
 def warning(rim: float, origin: float, most: float) -> str | None:

@@ -32,13 +32,22 @@ def predict(model: Segmenter, inputs: Sequence[Inputs], size: tuple[int, int]) -
         size: (H, W).
     """
     with torch.inference_mode():
-        said = [model(each).logits for each in inputs]
-        if len(said) == 1:
-            guess = upsample(said[0], size).argmax(1)[0]
-        else:
-            both = torch.cat([said[0], said[1].flip(3)])
-            # In tiles, so that the probabilities of all classes never stand in memory for the whole image.
-            tiles = [rows.softmax(1).mean(0).argmax(0) for _, rows in upsampled_rows(both, size, TILE_ROWS)]
-            guess = torch.cat(tiles)
-        found: Pixels = guess.to(torch.uint8).cpu().numpy()
+        return likeliest([model(each).logits for each in inputs], size)
+
+
+def likeliest(logits: Sequence[Tensor], size: tuple[int, int]) -> Pixels:
+    """The likeliest class of each pixel, uint8 (H, W).
+
+    Args:
+        logits: (1, C, h, w) of an image and, to average their class probabilities, of its mirror image.
+        size: (H, W).
+    """
+    if len(logits) == 1:
+        guess = upsample(logits[0], size).argmax(1)[0]
+    else:
+        both = torch.cat([logits[0], logits[1].flip(3)])
+        # In tiles, so that the probabilities of all classes never stand in memory for the whole image.
+        tiles = [rows.softmax(1).mean(0).argmax(0) for _, rows in upsampled_rows(both, size, TILE_ROWS)]
+        guess = torch.cat(tiles)
+    found: Pixels = guess.to(torch.uint8).cpu().numpy()
     return found

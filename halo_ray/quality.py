@@ -40,6 +40,8 @@ class Quality:
     """Share of the labelled pixels that are right."""
     class_accuracy: list[float | None]
     """The same of each class's pixels; None where it is not labelled."""
+    class_share: list[float]
+    """Share of the labelled pixels that each class has."""
     miou_star: float | None
     """The mean over some classes only; None where none are named."""
 
@@ -55,7 +57,8 @@ def quality(confusion: Counts, star: Sequence[int] = ()) -> Quality:
     iou = [float(r / u) if u else None for r, u in zip(right, union, strict=True)]
     accuracy = float(right.sum() / max(confusion.sum(), 1))
     of_class = [float(r / n) if n else None for r, n in zip(right, confusion.sum(1), strict=True)]
-    return Quality(_mean(iou), iou, accuracy, of_class, _mean([iou[place] for place in star]) if star else None)
+    share = (confusion.sum(1) / max(confusion.sum(), 1)).tolist()
+    return Quality(_mean(iou), iou, accuracy, of_class, share, _mean([iou[place] for place in star]) if star else None)
 
 
 def _mean(iou: list[float | None]) -> float:

@@ -11,6 +11,7 @@ from halo_ray.event_files import EventFiles
 from halo_ray.stages import Stages
 from halo_ray.storage import Storage, round_directory
 from halo_ray.text_table import text_table
+from halo_ray.versions import versions
 
 STAGES = ("features", "pretrain", "score", "select", "annotate", "train", "control", "evaluate")
 _METRICS = "metrics.jsonl"
@@ -59,8 +60,11 @@ def record(
         "iou": quality["iou"],
         "accuracy": quality["accuracy"],
         "class_accuracy": quality["class_accuracy"],
+        "class_share": quality["class_share"],
+        "class_radius": quality["class_radius"],
         "control_miou": None if control is None else control["miou"],
         "seconds": seconds,
+        "versions": versions(),
     }
     storage.write_json(f"{directory}/metrics.json", metrics)
     rows = [*(stages.result(f"{round_directory(n)}/record") for n in range(number)), metrics]

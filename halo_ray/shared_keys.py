@@ -23,7 +23,7 @@ from halo_ray.models.backbones import ARCHITECTURES
 if TYPE_CHECKING:
     from halo_ray.context import Context
 
-FORMAT = 1
+FORMAT = 2
 """Of the results. Whoever changes what a stage computes or how it is stored raises it: older ones are left alone."""
 
 _BACKBONE = (

@@ -102,3 +102,8 @@ def test_the_accuracy_of_a_class_is_the_share_of_its_pixels_that_are_right(void:
     assert found.class_accuracy == pytest.approx(expected)
     known = [share * (label == cls).sum() for cls, share in enumerate(expected) if share is not None]
     assert sum(known) / (label != IGNORE).sum() == pytest.approx(found.accuracy)
+
+
+def test_shares_of_classes_are_of_the_labelled_pixels() -> None:
+    label, guess = np.array([[0, 0, 1, IGNORE]], np.uint8), np.array([[0, 2, 0, 2]], np.uint8)
+    assert quality(confusion_matrix(label, guess, 4)).class_share == pytest.approx([2 / 3, 1 / 3, 0, 0])

@@ -15,7 +15,7 @@ from halo_ray.verification.subject import Subject, marker_file
 
 METRICS = "metrics.jsonl"
 
-SCORES = "miou", "miou_star", "iou", "accuracy", "class_accuracy"
+SCORES = "miou", "miou_star", "iou", "accuracy", "class_accuracy", "class_share", "class_radius"
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def _check_record(
         expected["checkpoint"] = trained["checkpoint"]
     quality = subject.result(f"{at}/evaluate")
     if quality is not None:
-        expected |= {key: quality[0][key] for key in SCORES}
+        expected |= {key: quality[0][key] for key in SCORES if key in quality[0]}  # earlier versions had fewer
         expected["control_miou"] = quality[1]["miou"] if len(quality) > 1 else None
         told += _quality(subject, quality[0])
     for key, value in expected.items():
