@@ -17,13 +17,18 @@ from halo_ray.errors import InputError, one_line
 from halo_ray.models.build import MODEL_FILE, WEIGHTS_FILE, rebuild_model
 from halo_ray.models.pretrained import why_unreadable
 from halo_ray.models.segmenter import Segmenter
-from halo_ray.storage import Storage
+from halo_ray.storage import Storage, round_directory
 
 _OPTIMIZER, _STATE = "optimizer.pt", "training.json"
 
 _FILES = "files"
 """Key of the state: the SHA-256 of the other files. Without its state, as where it was handed on, a checkpoint is read
 as it is."""
+
+
+def scoring_checkpoint(number: int) -> str:
+    """The checkpoint whose model scores the pool for a round, whatever the round's training begins with."""
+    return "pretrain/checkpoint" if number == 1 else f"{round_directory(number - 1)}/checkpoint"
 
 
 def write_checkpoint(

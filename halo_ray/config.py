@@ -95,6 +95,10 @@ class Config:
         """How many rounds buy labels."""
         return self.acquisition.rounds if self.training.buys else 0
 
+    def round_seed(self, number: int) -> int:
+        """Seed of all random choices of a round; 0 is the pretraining."""
+        return self.seed * 1000 + number
+
     @property
     def needs_pool_labels(self) -> bool:
         """Whether every pool image must have a label file."""

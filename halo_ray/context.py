@@ -80,10 +80,6 @@ class Context:
         plan = self.plan[number - 1]
         return capped_sequences(self.config.acquisition, pool["image_id"].to_pylist(), sizes(pool), plan)
 
-    def round_seed(self, number: int) -> int:
-        """Seed of all random choices of a round; 0 is the pretraining."""
-        return self.config.seed * 1000 + number
-
 
 @contextmanager
 def open_experiment(config: Config) -> Iterator[Context]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from halo_ray.data.classes import IGNORE, ClassSet
 from halo_ray.data.images import read_image, read_label
 from halo_ray.data.inspection import Inspection, summary
 from halo_ray.data.manifest import SPLITS, Splits
+from halo_ray.figures import save_figure
 from halo_ray.storage import Storage
 
 SAMPLES = 4
@@ -80,14 +80,6 @@ def write_pictures(splits: Splits, inspection: Inspection, classes: ClassSet, st
         if getattr(splits, split).num_rows:
             figures[split] = _samples(split, getattr(splits, split), classes)
     return [save_figure(figure, storage, f"inspection/{name}.png") for name, figure in figures.items()]
-
-
-def save_figure(figure: Figure, storage: Storage, name: str) -> str:
-    """Writes a figure as PNG and returns its name."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    storage.write(name, buffer.getvalue())
-    return name
 
 
 def _by_name(names: list[str], values: list[Any] | None) -> dict[str, Any] | None:

@@ -40,7 +40,7 @@ class EvaluationJob:
 
 
 class Evaluator:
-    """Counts of images: confusions at label resolution, and the embedding; the class that the actors of the pool run."""
+    """Counts of images: confusions at label resolution, and the embedding; what the actors of the pool run."""
 
     def __init__(self, job: EvaluationJob, device: str) -> None:
         torch.set_num_threads(SCORING_THREADS)

@@ -10,7 +10,7 @@ from halo_ray.config import Config
 from halo_ray.context import Context, open_experiment, report_stage
 from halo_ray.evaluation import evaluate
 from halo_ray.features import compute_features
-from halo_ray.report import write_overview
+from halo_ray.report.write import report_experiment
 from halo_ray.results import announce, read_metrics, record
 from halo_ray.scoring import score_pool
 from halo_ray.selection import select_regions
@@ -68,9 +68,8 @@ def run_experiment(config: Config, on_round: OnRound | None = None) -> list[dict
             how = {"start": model, "number": 1, "labels": "all"}
             model = stage("rounds/001/train", train, context, "rounds/001/checkpoint", **how)["checkpoint"]
             judge(1, model)
-        rows = read_metrics(context.storage)
-        stage(report_stage(len(context.plan)), write_overview, context, rows)
-        return rows
+        stage(report_stage(len(context.plan)), report_experiment, context)
+        return read_metrics(context.storage)
 
 
 def prepare_experiment(config: Config, *, only_features: bool = False) -> None:

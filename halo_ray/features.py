@@ -98,7 +98,7 @@ def _of_split(context: Context, split: str, storage: Storage) -> tuple[str, Any]
     """Computes the features of a split; gives their size and shapes."""
     config, table = context.config, getattr(context.splits, split)
     height, width = size = config.data.source_size if split == "source" else context.input_size
-    classes, seed = len(context.classes.classes), context.round_seed(0)
+    classes, seed = len(context.classes.classes), context.config.round_seed(0)
     job = FeatureJob(storage, context.model, classes, split, size, seed)
     computation = Computation(table, DecodeImages(size), FeatureExtractor, {"job": job}, config.execution)
     done, shapes = 0, None

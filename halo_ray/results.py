@@ -16,6 +16,9 @@ from halo_ray.versions import versions
 STAGES = ("features", "pretrain", "score", "select", "annotate", "train", "control", "evaluate")
 _METRICS = "metrics.jsonl"
 
+Row = dict[str, Any]
+"""A record of metrics.jsonl."""
+
 CHECKPOINTS = "checkpoints.json"
 """Names the checkpoints with the best and with the last model."""
 
@@ -86,7 +89,12 @@ def _scalars(quality: dict[str, Any], prefix: str) -> dict[str, float]:
     return {prefix + name: value for name, value in named.items() if value is not None}
 
 
-def read_metrics(storage: Storage) -> list[dict[str, Any]]:
+def has_metrics(storage: Storage) -> bool:
+    """Whether a round was recorded."""
+    return storage.exists(_METRICS)
+
+
+def read_metrics(storage: Storage) -> list[Row]:
     """All records, round 0 (before any purchase) first."""
     try:
         return [json.loads(line) for line in storage.read(_METRICS).splitlines()]
@@ -115,8 +123,13 @@ def round_line(metrics: dict[str, Any], regions: int) -> str:
     )
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[Row]) -> str:
     """All rounds beside each other, in percent; IoU of every class below the totals."""
+    return "\n".join(text_table(table_lines(rows)))
+
+
+def table_lines(rows: list[Row]) -> list[list[str]]:
+    """The lines of the table, each with its name and a cell for every round."""
     lines = [["round", *(str(row["round"]) for row in rows)]]
     lines.append(["pixels bought", *(str(row["pixels"]) for row in rows)])
     lines.append(["share of the pool", *(f"{100 * row['budget_spent']:.4f} %" for row in rows)])
@@ -127,7 +140,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     if rows[-1]["control_miou"] is not None:
         lines.append(["mIoU without labels", *(_percent(row["control_miou"]) for row in rows)])
     lines += [[f"IoU {name}", *(_percent(row["iou"][name]) for row in rows)] for name in rows[0]["iou"]]
-    return "\n".join(text_table(lines))
+    return lines
 
 
 def _percent(value: float | None) -> str:

@@ -198,7 +198,7 @@ def score_pool(context: Context, number: int, checkpoint: str) -> dict[str, Any]
         functions=functions,
         plan=context.plan[number - 1],
         pool_pixels=context.splits.pool_pixels,
-        seed=context.round_seed(number),
+        seed=context.config.round_seed(number),
         never=context.never,
         features=features,
         maps=None if config.execution.save_maps == "none" else f"{at}/maps",

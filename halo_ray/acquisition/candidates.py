@@ -68,16 +68,7 @@ def find_candidates(
         seed: of the experiment and the round.
         bounds: the functions to score, each with a score below which nothing need be found (−inf: all counts).
     """
-    maps = Maps(
-        *said,
-        image.size,
-        curvature=curvature,
-        region_radius=config.region_radius,
-        normalize=config.normalize,
-        uncertainty=config.uncertainty,
-        image_ids=[image.image_id],
-        seed=seed,
-    )
+    maps = maps_of(said, image.image_id, image.size, config, curvature=curvature, seed=seed)
     found = {}
     for name, score in acquisition_maps(bounds, maps).items():
         keys = stochastic_keys(score[0].cpu(), beta=config.selection_beta, seed=seed, image_id=image.image_id)
@@ -94,3 +85,19 @@ def find_candidates(
         pruned = image.limit - len(picks.y) if math.isfinite(bounds[name]) else 0
         found[name] = Found(picks, described, keys, pruned)
     return found, maps
+
+
+def maps_of(
+    said: Segmentation, image_id: str, size: tuple[int, int], config: AcquisitionConfig, *, curvature: float, seed: int
+) -> Maps:
+    """The maps of one image; arguments as find_candidates takes them."""
+    return Maps(
+        *said,
+        size,
+        curvature=curvature,
+        region_radius=config.region_radius,
+        normalize=config.normalize,
+        uncertainty=config.uncertainty,
+        image_ids=[image_id],
+        seed=seed,
+    )

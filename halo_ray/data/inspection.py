@@ -164,6 +164,14 @@ def summary(found: SplitInspection) -> dict[str, Any]:
     }
 
 
+def stored_class_pixels(storage: Storage, split: str) -> Counts | None:
+    """(C,) pixels of each class in a split; None where it has no labels or was not looked at."""
+    found = storage.read_json(_SUMMARY).get(split) if storage.exists(_SUMMARY) else None
+    if found is None or found.get("class_pixels") is None:
+        return None
+    return np.array(found["class_pixels"][:-1], np.int64)
+
+
 def bad_ids(storage: Storage) -> dict[str, list[str]]:
     """By split, the image ids of the records that the experiment skips."""
     skipped: dict[str, list[str]] = {split: [] for split in SPLITS}

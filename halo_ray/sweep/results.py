@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -13,21 +12,14 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy import stats
 
 from halo_ray.config import Config
-from halo_ray.data_report import save_figure
-from halo_ray.results import read_metrics
+from halo_ray.figures import COLORS, MARKERS, save_figure
+from halo_ray.intervals import CONFIDENCE, half_interval
+from halo_ray.results import has_metrics, read_metrics
 from halo_ray.storage import Storage
 from halo_ray.sweep.space import FINISHED, FLOOR, STOPPED, Point, SearchSpace, configure, status
 from halo_ray.text_table import text_table
-
-CONFIDENCE = 0.95
-
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's, which colour-blind readers can tell apart."""
-
-MARKERS = "os^Dv<>"
 
 
 @dataclass(frozen=True)
@@ -101,7 +93,7 @@ def write_results(base: Config, space: SearchSpace) -> list[Cell]:
 def _last(base: Config, point: Point) -> tuple[dict[str, Any], str] | None:
     """The last record of a trial, and its status; None where it has none."""
     storage = Storage(configure(base, point).output_dir)
-    if not storage.exists("metrics.jsonl"):
+    if not has_metrics(storage):
         return None
     return read_metrics(storage)[-1], status(base, point)
 
@@ -142,14 +134,6 @@ def _cell(
         open=len(own) - len(finished) - stopped,
         values=values,
     )
-
-
-def half_interval(values: Sequence[float]) -> float | None:
-    """Half the width of the 95 % interval of the mean, after Student's t; None for fewer than two values."""
-    n = len(values)
-    if n < 2:
-        return None
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
 
 
 def _text(cell: Cell | None) -> str:

@@ -81,7 +81,11 @@ def _job(
     steps = steps if rows.num_rows else 0
     batch = rows.num_rows // max(steps, 1)
     goes_on = number > 0 and training.between_rounds == "continue" and labels != "all"
-    before, seed, features = sum(each[: max(number - 1, 0)]), context.round_seed(number), stored_features(context)
+    before, seed, features = (
+        sum(each[: max(number - 1, 0)]),
+        context.config.round_seed(number),
+        stored_features(context),
+    )
     return TrainJob(
         storage=storage,
         directory=directory,
@@ -145,7 +149,7 @@ def _rows(context: Context, number: int, labels: Labels, bought: pa.Table, steps
         steps=steps,
         source_batch=source_batch,
         target_batch=target_batch,
-        seed=context.round_seed(number),
+        seed=context.config.round_seed(number),
         sampling=training.source_sampling,
         class_pixels=source_classes(context.storage) if source.num_rows and config.needs_class_statistics else None,
     )

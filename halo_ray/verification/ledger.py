@@ -12,12 +12,13 @@ import pyarrow.compute as pc
 from halo_ray.acquisition.budget import AcquisitionConfig
 from halo_ray.annotations.known import ImportLabels
 from halo_ray.annotations.ledger import LEDGER, Ledger
+from halo_ray.checkpoint import scoring_checkpoint
 from halo_ray.data.classes import IGNORE
 from halo_ray.storage import round_directory
 from halo_ray.verification.purchases import SAID, Earlier, Purchase, bits, region_pixels_of
 from halo_ray.verification.reader import RESTORE
 from halo_ray.verification.spacing import crowded, nearest_within
-from halo_ray.verification.subject import Pool, Subject, scoring_checkpoint
+from halo_ray.verification.subject import Pool, Subject
 
 Mask = npt.NDArray[np.bool_]
 

@@ -1,14 +1,15 @@
-"""Maps and pictures: whether they are whole."""
+"""Maps and the report: whether they are whole."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import zipfile
 import zlib
 
 import numpy as np
-from PIL import Image
 
+from halo_ray.report.layout import FILES, PAGE, REPORT
 from halo_ray.selection import map_name
 from halo_ray.storage import round_directory
 from halo_ray.verification.reader import RESTORE
@@ -18,23 +19,25 @@ MAPS = "radius", "entropy", "score"
 
 
 def check_report(subject: Subject) -> None:
-    """Checks the pictures that the last stages named."""
+    """Checks the pages that the last stages named, and by its list the files of the report."""
+    reader, pages = subject.reader, set()
     for stage in sorted(subject.done):
         if not stage.startswith("report-"):
             continue
         name = subject.result(stage)
-        if not isinstance(name, str):
-            if name is not None:
-                subject.findings.add(marker_file(stage), f"names no picture: {RESTORE}")
-            continue
-        data = subject.reader.read(name)
-        if data is None:
-            continue
-        try:
-            with Image.open(io.BytesIO(data)) as image:
-                image.verify()
-        except Exception as error:  # damaged files make Pillow raise anything
-            subject.findings.add(name, f"is damaged ({' '.join(str(error).split())}): {RESTORE}")
+        if isinstance(name, str):
+            pages.add(name)
+        elif name is not None:
+            subject.findings.add(marker_file(stage), f"names no page: {RESTORE}")
+    for name in pages - {f"{REPORT}/{PAGE}"}:
+        reader.read(name)  # an earlier version drew a single picture
+    if f"{REPORT}/{PAGE}" not in pages:
+        return
+    for name, digest in (reader.sealed(f"{REPORT}/{FILES}") or {}).items():
+        data = reader.read(f"{REPORT}/{name}")
+        if data is not None and hashlib.sha256(data).hexdigest() != digest:
+            told = f"is damaged (its SHA-256 is not that in {FILES}): write the report again with jobs/report.py"
+            subject.findings.add(f"{REPORT}/{name}", told)
 
 
 def check_maps(subject: Subject, number: int) -> None:

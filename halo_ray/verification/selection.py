@@ -17,10 +17,11 @@ from halo_ray.errors import InputError
 from halo_ray.patience import StorageError
 from halo_ray.selection import TIE_RULE, compared_file
 from halo_ray.storage import round_directory
+from halo_ray.stored_config import CONFIG
 from halo_ray.verification.candidates import STORED, Stored, read_stored
 from halo_ray.verification.purchases import SAID, Earlier, Purchase, bits, keys
 from halo_ray.verification.reader import RESTORE
-from halo_ray.verification.subject import CONFIG, Subject, marker_file
+from halo_ray.verification.subject import Subject, marker_file
 
 KEYS = "round", "function", "planned", "regions", "cut", "order", "counts", "problems"
 

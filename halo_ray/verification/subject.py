@@ -9,21 +9,20 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
 
 from halo_ray.acquisition.budget import AcquisitionConfig, RoundPlan, image_limit
 from halo_ray.annotations.oracles import GROUND_TRUTH
-from halo_ray.config import Config, config_from_yaml
+from halo_ray.config import Config
 from halo_ray.data.classes import ClassSet, stored_class_set
-from halo_ray.errors import InputError, one_line
-from halo_ray.storage import DIGEST, round_directory
+from halo_ray.errors import InputError
+from halo_ray.storage import DIGEST
+from halo_ray.stored_config import CONFIG, read_stored_config
 from halo_ray.verification.findings import Findings
 from halo_ray.verification.reader import RESTORE, Reader
-from halo_ray.yaml_text import load_yaml
 
 Ints = npt.NDArray[np.int64]
 
-CONFIG, PLAN, CLASSES = "config.yaml", "plan.json", "classes.json"
+PLAN, CLASSES = "plan.json", "classes.json"
 
 
 @dataclass(frozen=True)
@@ -129,11 +128,6 @@ def marker_file(stage: str) -> str:
     return f"stages/{stage}.json"
 
 
-def scoring_checkpoint(number: int) -> str:
-    """The checkpoint whose model scores the pool for a round, whatever the round's training begins with."""
-    return "pretrain/checkpoint" if number == 1 else f"{round_directory(number - 1)}/checkpoint"
-
-
 def read_plan(subject: Subject) -> None:
     """Reads plan.json, and whether the experiment was begun before there were digests."""
     reader = subject.reader
@@ -169,14 +163,5 @@ def read_config(subject: Subject) -> None:
     if text is None:
         return
     with reader.understanding(CONFIG):
-        try:
-            tree = load_yaml(text)
-            subject.function = str(tree["acquisition"]["function"])
-            tree["acquisition"]["function"] = AcquisitionConfig.function
-            annotation = tree.setdefault("annotation", {})  # which earlier versions did not have
-            subject.oracle = str(annotation.get("oracle", GROUND_TRUTH))
-            annotation["oracle"] = GROUND_TRUTH
-            tree["execution"]["compare_functions"] = []
-            subject.config = config_from_yaml(yaml.safe_dump(tree), CONFIG)
-        except (yaml.YAMLError, InputError) as error:
-            raise ValueError(one_line(error)) from error
+        found = read_stored_config(text)
+        subject.config, subject.function, subject.oracle = found.config, found.function, found.oracle

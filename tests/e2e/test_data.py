@@ -236,4 +236,4 @@ def test_an_experiment_in_a_bucket_is_killed_and_resumed_on_another_cluster(
     said = second.communicate(timeout=300)[0]
     assert second.returncode == 0, said
     assert s3.client().get_object(Bucket=s3.bucket, Key=f"{at}/{Ledger.file(1)}")["Body"].read() == bought
-    assert {f"{at}/metrics.jsonl", f"{at}/report/overview.png", f"{at}/{Ledger.file(2)}"} <= set(s3.keys(at))
+    assert {f"{at}/metrics.jsonl", f"{at}/report/index.html", f"{at}/{Ledger.file(2)}"} <= set(s3.keys(at))

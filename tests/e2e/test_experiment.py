@@ -95,13 +95,6 @@ def test_maps_are_kept_for_the_images_with_picks_and_explain_their_scores(experi
                 assert stored[name][place] == pytest.approx(row[name], rel=2e-3, abs=1e-3)  # float16
 
 
-def test_overview_is_a_picture(experiment: Config) -> None:
-    with Image.open(f"{experiment.output_dir}/report/overview.png") as picture:
-        pixels = np.asarray(picture.convert("RGB"))
-    assert min(pixels.shape[:2]) > 500
-    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 1000  # it shows frames, not bare axes
-
-
 def test_a_finished_experiment_is_not_run_again(experiment: Config) -> None:
     def times() -> dict[Path, int]:
         """Of all files but the lock, which says who was there last."""

@@ -18,9 +18,10 @@ from scipy import stats
 from halo_ray.acquisition.budget import AcquisitionConfig, plan_budget
 from halo_ray.config import Config, config_to_yaml
 from halo_ray.context import report_stage
+from halo_ray.intervals import half_interval
 from halo_ray.stages import Stages
 from halo_ray.storage import Storage
-from halo_ray.sweep.results import Cell, half_interval, read_cells, table, write_results
+from halo_ray.sweep.results import Cell, read_cells, table, write_results
 from halo_ray.sweep.space import FLOOR, Point, SearchSpace, configure, stopped_file
 
 CURVATURES, BUDGETS, FUNCTIONS = (0.5, 2.0), (0.01, 0.05), ("halo", FLOOR)

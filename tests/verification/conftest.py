@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from halo_ray import stored_config
 from halo_ray.checkpoint import load_model
 from halo_ray.config import Config, config_from_yaml
 from halo_ray.lock import locked
 from halo_ray.models.segmenter import Segmenter
 from halo_ray.storage import Storage
-from halo_ray.verification import checkpoints, subject
+from halo_ray.verification import checkpoints
 from halo_ray.verification.findings import Findings
 from halo_ray.verification.verify import verify_experiment
 
@@ -34,7 +35,7 @@ def quick() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoints, "load_model", load_once)
-        patch.setattr(subject, "config_from_yaml", cache(config_from_yaml))
+        patch.setattr(stored_config, "config_from_yaml", cache(config_from_yaml))
         yield
 
 

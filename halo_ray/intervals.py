@@ -1,0 +1,19 @@
+"""How sure a mean over few runs is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+
+
+def half_interval(values: Sequence[float]) -> float | None:
+    """Half the width of the 95 % interval of the mean, after Student's t; None for fewer than two values."""
+    n = len(values)
+    if n < 2:
+        return None
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n))

@@ -1,0 +1,7 @@
+"""Names of what a report consists of."""
+
+REPORT = "report"
+"""The directory of an experiment's own report."""
+
+PAGE, FILES = "index.html", "files.json"
+"""In the directory of a report: FILES holds the SHA-256 of all others by their name, and is written last."""

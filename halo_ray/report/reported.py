@@ -1,0 +1,130 @@
+"""An experiment as a report needs it: what its storage says of rounds that are evaluated, finished or not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from halo_ray.annotations.ledger import Ledger
+from halo_ray.data.classes import IGNORE, ClassSet, stored_class_set
+from halo_ray.data.inspection import stored_class_pixels
+from halo_ray.data.manifest import load_splits
+from halo_ray.errors import InputError, one_line
+from halo_ray.results import Row, has_metrics, read_metrics
+from halo_ray.secret import redacted
+from halo_ray.stages import Stages
+from halo_ray.storage import Storage, round_directory
+from halo_ray.stored_config import CONFIG, StoredConfig, read_stored_config
+
+PICKS = "image_id", "round", "region_y", "region_x", "guess", "score"
+"""Columns of the ledger that all pixels of a region share."""
+
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Reported:
+    """What is known of an experiment; rounds are those of metrics.jsonl."""
+
+    storage: Storage
+    stored: StoredConfig
+    config_text: str
+    classes: ClassSet
+    pool: pa.Table
+    """The manifest of its pool."""
+    rows: list[Row]
+    """The records of metrics.jsonl."""
+    histograms: dict[int, dict[str, Any]]
+    """By round, Profile.histograms of its model; none of a round that an earlier version evaluated."""
+    bought: Counts
+    """(purchases, C+1) pixels of each class, and last of void, that each round bought."""
+    regions: list[Counter[str]]
+    """For each purchase, the regions that were bought in an image, by its id."""
+    pool_pixels: Counts | None
+    """(C,) pixels of each class in the pool; None where it has no labels or nobody counted them."""
+
+    @property
+    def uri(self) -> str:
+        """Without credentials."""
+        return redacted(self.storage.uri)
+
+    @property
+    def purchases(self) -> int:
+        """How many rounds have bought labels."""
+        return len(self.regions)
+
+    @property
+    def shares(self) -> tuple[list[float], str] | None:
+        """The share of each class among labelled pixels, and of what: the pool, or else the validation split."""
+        if self.pool_pixels is not None:
+            return (self.pool_pixels / max(int(self.pool_pixels.sum()), 1)).tolist(), "the pool"
+        found = self.rows[-1].get("class_share")
+        return found and (list(found.values()), "the validation split")
+
+    def picks(self, image_ids: Collection[str]) -> pa.Table:
+        """The regions bought in some images, each once, in the order of their purchase (PICKS)."""
+        ledger, wanted = Ledger(self.storage), pa.array(sorted(image_ids), pa.string())
+        parts = []
+        for number in range(1, self.purchases + 1):
+            table = ledger.read(number + 1, list(PICKS), first=number)
+            table = table.filter(pc.is_in(table["image_id"], wanted))
+            parts.append(table.group_by(list(PICKS), use_threads=False).aggregate([]).select(PICKS))
+        return pa.concat_tables(parts)
+
+
+def read_experiment(storage: Storage) -> Reported:
+    """Reads an experiment; a run may be working on it meanwhile.
+
+    Raises:
+        InputError: there is none, nothing of it is evaluated yet, or a file of it is damaged or gone.
+    """
+    if not storage.exists("stages"):
+        raise InputError(f"{storage.uri} holds no experiment: name the output_dir of one")
+    if not has_metrics(storage):
+        raise InputError(f"{storage.uri} has not evaluated a model yet: wait for its first record")
+    text, classes = storage.read(CONFIG), stored_class_set(storage.read_sealed("classes.json"))
+    try:
+        stored = read_stored_config(text)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise storage.damaged(CONFIG, one_line(error)) from error
+    rows, stages = read_metrics(storage), Stages(storage)
+    evaluations = {
+        row["round"]: stages.result(f"{round_directory(row['round'])}/evaluate")[0].get("histograms") for row in rows
+    }
+    bought, regions = _purchases(Ledger(storage), rows, len(classes.classes))
+    return Reported(
+        storage=storage,
+        stored=stored,
+        config_text=redacted(text.decode()),
+        classes=classes,
+        pool=load_splits(storage).pool,
+        rows=rows,
+        histograms={number: found for number, found in evaluations.items() if found is not None},
+        bought=bought,
+        regions=regions,
+        pool_pixels=stored_class_pixels(storage, "pool"),
+    )
+
+
+def _purchases(ledger: Ledger, rows: list[Row], classes: int) -> tuple[Counts, list[Counter[str]]]:
+    """Pixels by class, and regions by image, of every recorded purchase; one round in memory at a time."""
+    bought, regions = [], []
+    for number in range(1, rows[-1]["round"] + 1):
+        if not ledger.committed(number):
+            break  # full supervision buys nothing
+        table = ledger.read(number + 1, ["image_id", "region_y", "region_x", "label"], first=number)
+        labels = table["label"].to_numpy()
+        counts = np.bincount(labels, minlength=IGNORE + 1)
+        bought.append([*counts[:classes], counts[IGNORE]])
+        places = table.group_by(["image_id", "region_y", "region_x"]).aggregate([])
+        regions.append(
+            Counter({each["values"]: each["counts"] for each in pc.value_counts(places["image_id"]).to_pylist()})
+        )
+    return np.array(bought, np.int64).reshape(-1, classes + 1), regions
