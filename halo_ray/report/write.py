@@ -78,8 +78,8 @@ def write_report(experiments: Sequence[Reported], out: Storage, *, own_functions
         pictures.update({prefix + picture.name: as_png(picture.figure) for picture in chapter.pictures})
         return chapter
 
-    # In image ids and class names a dollar is a dollar.
-    with matplotlib.rc_context({"text.parse_math": False}):
+    # In image ids and class names a dollar is a dollar; and text is to be read on a phone.
+    with matplotlib.rc_context({"text.parse_math": False, "font.size": 11.5}):
         compared = groups(experiments)
         quality = Picture("quality", curve(compared), caption(compared))
         several = len(experiments) > 1

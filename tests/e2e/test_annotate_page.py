@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,31 +16,21 @@ from urllib.parse import urlsplit
 
 import pytest
 from asked import CLASSES, Round, ask, page
+from browser import in_a_browser, open_browser
 from ray_head import ROOT, until
 
-BROWSER, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
-
 KEYS = dict(zip((*CLASSES.classes, "can't tell"), [*"123456789ab", "0"], strict=True))
-
-in_a_browser = pytest.mark.skipif(
-    not (BROWSER and DRIVER), reason="no Chromium or no chromedriver: install Debian's chromium and chromium-driver"
-)
 
 
 class Annotator:
     """A person at a browser of their own."""
 
     def __init__(self, address: str) -> None:
-        from selenium import webdriver
         from selenium.webdriver.common.action_chains import ActionChains
         from selenium.webdriver.common.by import By
         from selenium.webdriver.common.keys import Keys
 
-        options = webdriver.ChromeOptions()
-        options.binary_location = str(BROWSER)
-        for option in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,900"):
-            options.add_argument(option)
-        self.browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(DRIVER)))
+        self.browser = open_browser()
         self.browser.set_script_timeout(30)
         self._actions, self._by, self.keys = ActionChains, By, Keys
         self.browser.get(address)

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
+from report_page import Page, check_numbers
 
 from halo_ray.annotations.ledger import Ledger
 from halo_ray.storage import Storage
@@ -130,6 +131,7 @@ def test_partial_answers_buy_what_the_truth_does(start: Callable[..., subprocess
             killed_once(start(people, *options), (people / Ledger.file(1)).exists)
             assert (folder / "requests.jsonl").read_bytes() == before
     out, _ = ended(start(people, *options), 0)
+    check_numbers(Page(people / "report/index.html"), people)
     for number, kinds in done.items():
         folder = people / f"requests/round-{number:03d}"
         asked, table = requests(folder), bought(people, number)
