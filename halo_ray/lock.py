@@ -191,10 +191,10 @@ class _Lock:
         name = _file(self.holding.number)
         with suppress(InputError):  # it is another's by now, or the storage is away: that will be seen from outside
             self.holding()
-            if self._storage.exists("stages"):
+            if self._storage.exists("stages") or self.holding.number > 1:
                 self._storage.write(name, self._file(released=True))
                 return
-            # Nothing was begun, so nothing of it can still be under way.
+            # Nothing was begun, and nobody else has held it, so nothing of it can still be under way.
             self._storage.delete(name)
             if self._storage.local:
                 with suppress(OSError):

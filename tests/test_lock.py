@@ -148,6 +148,19 @@ def test_where_nothing_was_begun_nothing_is_left(storage: Storage) -> None:
     assert list(Path(storage.root).iterdir()) == []
 
 
+def test_a_number_that_another_run_may_hold_is_not_used_again(storage: Storage) -> None:
+    with locked(storage, 0.3) as first:
+        # Another run takes it for dead, and ends.
+        storage.write("lock/00000002.json", storage.read("lock/00000001.json"))
+        storage.delete("lock/00000001.json")
+        elsewhere = storage.read_sealed("lock/00000002.json")
+        storage.write_sealed("lock/00000002.json", {**elsewhere, "released": True})
+        with locked(storage, 0.3):
+            pass
+        with locked(storage, 0.3), pytest.raises(InputError, match="another run has taken"):
+            first.write("a", b"")
+
+
 def test_a_lock_from_elsewhere_is_waited_for_and_then_taken_over(
     begun: Storage, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ def annotate(context: Context, number: int, selection: str, candidates: str, che
 def _check_enough(context: Context, number: int, answered: int, asked: int) -> None:
     """Raises AnswersNeededError where fewer regions have an answer than must have one."""
     how = context.config.annotation
-    if answered >= how.accept_share * asked:
+    if answered >= Fraction(str(how.accept_share)) * asked:  # as it was written: 0.55 of 100 are 55
         if answered < asked:
             print(
                 f"round {number}: {answered} of {asked} regions are answered, the others are not paid for", flush=True

@@ -11,9 +11,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from halo_ray.annotations.folder import ANSWERS, CANT_TELL, LIST, folder
+from halo_ray.annotations.ledger import Ledger
 from halo_ray.annotations.received import listed_ids
 from halo_ray.data.classes import ClassSet
-from halo_ray.errors import InputError
+from halo_ray.errors import InputError, one_line
+from halo_ray.parallel_reads import read_all
 from halo_ray.storage import Storage
 
 SILENT_SECONDS = 120.0
@@ -21,6 +23,9 @@ SILENT_SECONDS = 120.0
 
 RATE_SECONDS = 300.0
 """Of which the rate is the mean."""
+
+BOOKED_SECONDS = 5.0
+"""How often the desk looks whether a run has read the answers."""
 
 _DIRECTORY, _STATE = f"{ANSWERS}/page", "page.json"
 
@@ -68,24 +73,26 @@ class Desk:
         self, storage: Storage, number: int, classes: ClassSet, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._place, self._classes, self._clock = folder(storage, number), classes, clock
+        self._ledger, self._number, self._looked = Ledger(storage), number, -BOOKED_SECONDS
         self._lock = threading.RLock()
         self.regions = {each.id: each for each in self._requests()}
         self._answers = {each.id: each for each in self._stored_answers()}
-        self._elsewhere = listed_ids(self._place, besides=_DIRECTORY) & self.regions.keys()
+        self._elsewhere = listed_ids(self._place, number, classes, self.regions, besides=_DIRECTORY)
+        self._left = self._unanswered()
+        """Regions without an answer, in the order of the list."""
+        self._by = Counter(each.by for each in self._answers.values())
         self._order = max((each.order for each in self._answers.values()), default=0)
         self._given: list[tuple[float, str]] = []
-        out, skipped = self._stored_state()
-        self._out: dict[str, str] = out
-        """The region that each annotator looks at."""
-        self._skipped: dict[str, list[str]] = skipped
-        self._heard: dict[str, float] = dict.fromkeys(out, clock())
+        self._out, self._skipped, self._turns = self._stored_state()
+        self._heard: dict[str, float] = dict.fromkeys(self._out, clock())
 
     def take(self, by: str) -> Asked | None:
         """The region that an annotator is to answer: the one they have, or the next; None: nothing is left for them."""
         with self._lock:
             self.hear(by)
             mine = self._out.get(by)
-            if mine is None or self._is_answered(mine):
+            if mine not in self._left:
+                self._check_open()
                 mine = self._next(by)
                 self._put_out(by, mine)
             return None if mine is None else self.regions[mine]
@@ -108,37 +115,57 @@ class Desk:
                 raise ConflictError("somebody else has this region meanwhile: here is another one")
             if before is not None and before.label == label:  # told twice, since our reply was lost
                 return
+            self._check_open()
             given = Answer(region_id, label, by, self._order + 1)
             self._place.write(_file(region_id), (json.dumps(asdict(given)) + "\n").encode())
             self._order += 1
             self._answers[region_id] = given
+            self._left.pop(region_id, None)
+            self._by[by] += before is None
             self._given.append((self._clock(), by))
 
-    def undo(self, by: str) -> None:
-        """Takes the annotator's last answer back; its region is theirs again."""
+    def undo(self, by: str, turn: str = "") -> None:
+        """Takes the annotator's last answer back; its region is theirs again.
+
+        Args:
+            turn: names this request: told twice, since our reply was lost, it is done once.
+        """
         with self._lock:
             self.hear(by)
+            again = turn and self._turns.get(by) == turn
             mine = [each for each in self._answers.values() if each.by == by]
+            if again:  # done, but for the answer where it was cut off before that
+                mine = [each for each in mine if each.id == self._out.get(by)]
+                if not mine:
+                    return
             if not mine:
                 raise ConflictError("there is nothing to take back")
+            self._check_open()
             last = max(mine, key=lambda each: each.order)
-            self._put_out(by, last.id)  # first, so that nobody else gets it
+            self._put_out(by, last.id, turn)  # first, so that nobody else gets it
             self._place.delete(_file(last.id))
             del self._answers[last.id]
+            self._by[by] -= 1
+            self._left = self._unanswered()
 
-    def skip(self, by: str) -> None:
-        """Leaves the annotator's region to others; it comes back to them when nothing else is left."""
+    def skip(self, by: str, turn: str = "") -> None:
+        """Leaves the annotator's region to others; it comes back to them when nothing else is left.
+
+        Args:
+            turn: as for undo.
+        """
         with self._lock:
             self.hear(by)
+            if turn and self._turns.get(by) == turn:
+                return
             mine = self._out.get(by)
-            if mine is not None and not self._is_answered(mine):
-                self._skipped.setdefault(by, []).append(mine)
-            self._put_out(by, None)
+            if mine is not None and mine in self._left:
+                self._skipped.setdefault(by, {})[mine] = None
+            self._put_out(by, None, turn)
 
     def hear(self, by: str) -> None:
-        """Notes a sign of life of an annotator's page."""
-        with self._lock:
-            self._heard[by] = self._clock()
+        """Notes a sign of life of an annotator's page; waits for nobody, not even for a storage that is slow."""
+        self._heard[by] = self._clock()
 
     def progress(self, by: str) -> dict[str, Any]:
         """``total`` regions, ``answered`` ones, ``mine``, and a minute's ``rate`` of this annotator and of ``all``."""
@@ -150,15 +177,22 @@ class Desk:
             recent = Counter(who for _, who in self._given)
             return {
                 "total": len(self.regions),
-                "answered": len(self._answers.keys() | self._elsewhere),
-                "mine": sum(each.by == by for each in self._answers.values()),
+                "answered": len(self.regions) - len(self._left),
+                "mine": self._by[by],
                 "rate": recent[by] / minutes,
                 "rate_all": len(self._given) / minutes,
                 "annotators": len({who for who in self._out if self._lives(who)} | {by}),
             }
 
-    def _is_answered(self, region_id: str) -> bool:
-        return region_id in self._answers or region_id in self._elsewhere
+    def _unanswered(self) -> dict[str, None]:
+        return {each: None for each in self.regions if each not in self._answers and each not in self._elsewhere}
+
+    def _check_open(self) -> None:
+        """Raises ConflictError where a run has read the answers: what is given now would count for nothing."""
+        if self._clock() - self._looked >= BOOKED_SECONDS:
+            if self._ledger.committed(self._number):
+                raise ConflictError(f"round {self._number} has been read: nothing more is asked, thank you")
+            self._looked = self._clock()
 
     def _lives(self, by: str) -> bool:
         return self._clock() - self._heard.get(by, -SILENT_SECONDS) < SILENT_SECONDS
@@ -168,25 +202,25 @@ class Desk:
         return {region_id for who, region_id in self._out.items() if who != by and self._lives(who)}
 
     def _next(self, by: str) -> str | None:
-        others, skipped = self._others(by), self._skipped.get(by, [])
-        free = [each for each in self.regions if not self._is_answered(each) and each not in others]
-        for region_id in free:
-            if region_id not in skipped:
+        others, skipped = self._others(by), self._skipped.get(by, {})
+        for region_id in self._left:
+            if region_id not in others and region_id not in skipped:
                 return region_id
-        if not free:
-            return None
         # All that is left was skipped: from the first one on again.
-        again = min(free, key=skipped.index)
-        self._skipped[by] = [each for each in skipped if each != again]
+        again = next((each for each in skipped if each in self._left and each not in others), None)
+        if again is not None:
+            del skipped[again]
         return again
 
-    def _put_out(self, by: str, region_id: str | None) -> None:
+    def _put_out(self, by: str, region_id: str | None, turn: str = "") -> None:
         """Gives a region to an annotator; None: they have none. Whoever was silent for too long has lost theirs."""
         out = {who: mine for who, mine in self._out.items() if who != by and mine != region_id and self._lives(who)}
         if region_id is not None:
             out[by] = region_id
-        self._place.write_json(_STATE, {"out": out, "skipped": self._skipped})
-        self._out = out
+        turns = {**self._turns, by: turn} if turn else self._turns
+        skipped = {who: [*ids] for who, ids in self._skipped.items()}
+        self._place.write_json(_STATE, {"out": out, "skipped": skipped, "turns": turns})
+        self._out, self._turns = out, turns
 
     def _requests(self) -> list[Asked]:
         keys = ("id", "image", "y", "x", "r", "why")
@@ -200,22 +234,27 @@ class Desk:
 
     def _stored_answers(self) -> list[Answer]:
         found = []
-        for name in self._place.files(_DIRECTORY):
+        for name, data in read_all(self._place, self._place.files(_DIRECTORY)):
             try:
-                each = Answer(**json.loads(self._place.read(name)))
+                each = Answer(**json.loads(data))
             except (ValueError, TypeError) as error:
-                raise self._place.damaged(name, error) from error
+                raise InputError(
+                    f"{self._place.uri}/{name} is no answer of this page ({one_line(error)}): restore it, or put "
+                    f"lists right into {ANSWERS}/"
+                ) from error
             if each.id in self.regions:
                 found.append(each)
         return found
 
-    def _stored_state(self) -> tuple[dict[str, str], dict[str, list[str]]]:
+    def _stored_state(self) -> tuple[dict[str, str], dict[str, dict[str, None]], dict[str, str]]:
+        """The region that each annotator looks at, those that they have skipped, and their last turn."""
         if not self._place.exists(_STATE):
-            return {}, {}
+            return {}, {}, {}
         found = self._place.read_json(_STATE)
         try:
             out = {str(who): str(each) for who, each in found["out"].items() if each in self.regions}
-            return out, {str(who): [*map(str, ids)] for who, ids in found["skipped"].items()}
+            skipped = {str(who): dict.fromkeys(map(str, ids)) for who, ids in found["skipped"].items()}
+            return out, skipped, {str(who): str(turn) for who, turn in found.get("turns", {}).items()}
         except (KeyError, TypeError, AttributeError) as error:
             raise self._place.damaged(_STATE, "it is not the state of a page") from error
 

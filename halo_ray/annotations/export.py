@@ -90,8 +90,13 @@ def export(requests: pa.Table, storage: Storage, number: int, classes: ClassSet,
     Args:
         requests: a row for each image, with ids.
         radius: of the regions.
+
+    Raises:
+        InputError: there are answers to a list that is gone.
     """
     place = folder(storage, number)
+    if place.tree(ANSWERS):
+        raise place.gone(LIST)  # people were asked, and have answered
     place.clear("")  # what a run that was killed left; nobody was asked before the list is there
     lines = []
     with arrow_batches(stream(requests, block_rows, WriteQuestions(place, classes, radius))) as batches:

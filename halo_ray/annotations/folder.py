@@ -76,8 +76,22 @@ def class_numbers(classes: ClassSet) -> npt.NDArray[np.int16]:
             f"class set {classes.name} numbers a class or void {UNANSWERED}, or a class {LEAVE} (-1): in the templates "
             f"of oracle files {UNANSWERED} means please label, and {LEAVE} leave: give others"
         )
+    for name in classes.classes:
+        if name.strip().casefold() in CANT_TELL:
+            raise InputError(
+                f"class set {classes.name} calls a class {name!r}, which means to oracle files that nobody can tell: "
+                "give it another name"
+            )
     numbers[LEAVE] = IGNORE
     return numbers
+
+
+def class_named(text: str, classes: ClassSet) -> int | None:
+    """The class of that name, in any case where no other differs in its case alone; None: there is none."""
+    names = [name.strip() for name in classes.classes]
+    exact = [place for place, name in enumerate(names) if name == text.strip()]
+    alike = exact or [place for place, name in enumerate(names) if name.casefold() == text.strip().casefold()]
+    return alike[0] if len(alike) == 1 else None
 
 
 def numbered_classes(classes: ClassSet) -> list[tuple[int, str]]:

@@ -71,9 +71,9 @@ def annotation_app(desk: Desk, title: str, classes: ClassSet, frames: Frames, to
         if name == "answer":
             desk.answer(by, _text(told, "id"), _text(told, "label"))
         elif name == "undo":
-            desk.undo(by)
+            desk.undo(by, _text(told, "turn"))
         elif name == "skip":
-            desk.skip(by)
+            desk.skip(by, _text(told, "turn"))
         return shown(by)
 
     def picture(region_id: str, draw: Callable[[Image.Image, Asked], Image.Image]) -> Response:

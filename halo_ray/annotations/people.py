@@ -13,6 +13,7 @@ from halo_ray.annotations.received import read_answers
 from halo_ray.context import Context
 from halo_ray.data.classes import IGNORE
 from halo_ray.errors import AnswersNeededError
+from halo_ray.secret import redacted
 
 SHOWN = 5
 """Problems that are printed; the file of what was received has all."""
@@ -49,7 +50,7 @@ def ask_people(context: Context, number: int, requests: pa.Table, model: str) ->
     for problem in problems[:SHOWN]:
         print(f"round {number}: {problem}", flush=True)
     if len(problems) > SHOWN:
-        print(f"round {number}: {where}/{RECEIVED} has {len(problems) - SHOWN} more", flush=True)
+        print(f"round {number}: {redacted(where)}/{RECEIVED} has {len(problems) - SHOWN} more", flush=True)
     return answered
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -17,7 +17,9 @@ import pyarrow as pa
 from halo_ray.annotations.folder import (
     ANSWERS,
     CANT_TELL,
+    LEAVE,
     TEMPLATES,
+    class_named,
     class_numbers,
     round_of,
     template_file,
@@ -27,10 +29,19 @@ from halo_ray.atomic import UNFINISHED
 from halo_ray.data.classes import IGNORE, ClassSet
 from halo_ray.data.images import File, read_numbers
 from halo_ray.errors import BadRecordError, one_line, printable
+from halo_ray.parallel_reads import read_all
 from halo_ray.pipeline import arrow_batches, stream
 from halo_ray.storage import Storage
 
 _READ = pa.schema([("answers", pa.list_(pa.uint8())), ("problems", pa.list_(pa.string()))])
+
+LONGEST = 60
+"""Characters of what is quoted from a list."""
+
+LISTS = (".csv", ".jsonl")
+
+STRAY = 0.01
+"""Share of the pixels that are not asked which a brush may have touched."""
 
 _HALF = "the file ends in the middle of a line: is it whole?"
 
@@ -54,14 +65,14 @@ def read_answers(
     ids, names = requests["ids"].to_pylist(), [template_file(each) for each in requests["image_id"].to_pylist()]
     said: Said = {region_id: [] for mine in ids for region_id in mine}
     pictures, problems = dict.fromkeys(names, ""), list[str]()
-    for name in place.tree(ANSWERS):
-        path = PurePosixPath(name)
-        kind = path.suffix.lower()
-        if path.name.startswith(".") or name.endswith(UNFINISHED):
+    files = [name for name in place.tree(ANSWERS) if _kind(name) is not None]
+    for name, data in read_all(place, [name for name in files if _kind(name) in LISTS]):
+        problems += _read_list(name, data, number, classes, said)
+    for name in files:
+        path, kind = PurePosixPath(name), _kind(name)
+        if kind in LISTS:
             continue
-        if kind in (".csv", ".jsonl"):
-            problems += _read_list(place, name, number, classes, said)
-        elif kind != ".png":
+        if kind != ".png":
             problems.append(f"{name} is no PNG, CSV or JSONL file: it was not read")
         elif path.name not in pictures:
             problems.append(f"{name} has the name of no template of round {number}: name it as its template")
@@ -79,33 +90,55 @@ def read_answers(
     return requests.append_column("answers", found["answers"]), problems
 
 
-def _read_list(place: Storage, name: str, number: int, classes: ClassSet, said: Said) -> Iterator[str]:
-    """Adds what a list says to ``said``, which has the ids of all regions; gives what is wrong with it."""
-    numbers, named = class_numbers(classes), {one.casefold(): at for at, one in enumerate(classes.classes)}
-    for where, entry in _entries(place, name):
+def _read_list(name: str, data: bytes, number: int, classes: ClassSet, said: Said) -> Iterator[str]:
+    """Adds what a list holds to ``said``, which has the ids of all regions; gives what is wrong with it."""
+    numbers = class_numbers(classes)
+    for where, entry in _entries(name, data):
         if isinstance(entry, str):
             yield f"{where}: {entry}"
             continue
         region_id = entry["id"].strip().lower()
-        label = _label(entry["label"], numbers, named)
+        label = _label(entry["label"], numbers, classes)
         if region_id not in said:
             other = round_of(region_id)
             of = f"is of round {other}" if other not in (None, number) else f"is none of round {number}"
-            yield f"{where}: id {printable(entry['id'])!r} {of}: the list of requests has all that are asked"
+            yield f"{where}: id {_quoted(entry['id'])} {of}: the list of requests has all that are asked"
         elif label is None:
             yield (
-                f"{where}: label {printable(str(entry['label']))!r} of {region_id} is no class: the README has all, or "
+                f"{where}: label {_quoted(entry['label'])} of {region_id} is no class: the README has all, or "
                 f"say {CANT_TELL[0]!r}"
             )
         else:
             said[region_id].append((where, label))
 
 
-def listed_ids(place: Storage, besides: str) -> set[str]:
-    """The ids that lists among the answers name, but for those below the directory ``besides``."""
-    names = [name for name in place.tree(ANSWERS) if name.lower().endswith((".csv", ".jsonl"))]
-    entries = [entry for name in names if not name.startswith(f"{besides}/") for _, entry in _entries(place, name)]
-    return {entry["id"].strip().lower() for entry in entries if not isinstance(entry, str)}
+def listed_ids(place: Storage, number: int, classes: ClassSet, regions: Iterable[str], besides: str) -> set[str]:
+    """Those of the regions that lists answer, but for lists below the directory ``besides``, as read_answers has it."""
+    said: Said = {region_id: [] for region_id in regions}
+    names = [name for name in place.tree(ANSWERS) if _kind(name) in LISTS and not name.startswith(f"{besides}/")]
+    lists = read_all(place, names)
+    problems = [problem for name, data in lists for problem in _read_list(name, data, number, classes, said)]
+    return {region_id for region_id, label in _settled(said, problems, last_wins=False).items() if label != UNANSWERED}
+
+
+def _kind(name: str) -> str | None:
+    """What a file among the answers is by its suffix; None: nothing that is read."""
+    path = PurePosixPath(name)
+    return None if path.name.startswith(".") or name.endswith(UNFINISHED) else path.suffix.lower()
+
+
+def _foreign(filled: npt.NDArray[np.integer[Any]], y: npt.NDArray[np.int64], x: npt.NDArray[np.int64]) -> str | None:
+    """Why a filled template (H, W) cannot be that of the pixels y, x which are asked; None: it can."""
+    besides = np.ones(filled.shape, np.bool_)
+    besides[y, x] = False
+    if (filled[besides] == UNANSWERED).any():
+        return f"has {UNANSWERED} where nothing is asked, so it is of another round: fill this one's template"
+    touched = int((filled[besides] != LEAVE).sum())
+    if touched > STRAY * besides.sum():
+        return f"has other numbers than {LEAVE} where nothing is asked: keep the palette as it is"
+    if touched and (filled[y, x] == LEAVE).all():
+        return "has numbers only where nothing is asked, so it is of another round: fill this one's template"
+    return None
 
 
 def _settled(said: Said, problems: list[str], *, last_wins: bool) -> dict[str, int]:
@@ -125,10 +158,10 @@ def _disagreement(region_id: str, where: list[str]) -> str:
     return f"{region_id} has answers that disagree ({', '.join(where)}): keep one, or set annotation.last_answer_wins"
 
 
-def _entries(place: Storage, name: str) -> Iterator[tuple[str, dict[str, Any] | str]]:
+def _entries(name: str, data: bytes) -> Iterator[tuple[str, dict[str, Any] | str]]:
     """Where each entry of a list stands, and what it says, id and label; or what is wrong with it."""
     try:
-        text = place.read(name).decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         yield name, "it is no UTF-8 text: store it as that"
         return
@@ -137,7 +170,11 @@ def _entries(place: Storage, name: str) -> Iterator[tuple[str, dict[str, Any] | 
             if each.strip():
                 yield f"{name} line {line}", _json_entry(each)
         return
-    rows = list(csv.reader(io.StringIO(text, newline="")))
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline="")))
+    except csv.Error as error:
+        yield name, f"it is no CSV ({one_line(error)}): is there a quotation mark too many?"
+        return
     for line, row in enumerate(rows, start=1):
         if not row or (line == 1 and [cell.strip().lower() for cell in row] == ["id", "label"]):
             continue
@@ -159,12 +196,18 @@ def _json_entry(text: str) -> dict[str, Any] | str:
     return found
 
 
-def _label(said: Any, numbers: npt.NDArray[np.int16], named: dict[str, int]) -> int | None:
+def _quoted(said: Any) -> str:
+    """What stands in a list, cut where a stray quotation mark has swallowed the rest of it."""
+    text = printable(str(said))
+    return repr(text if len(text) <= LONGEST else f"{text[:LONGEST]} …")
+
+
+def _label(said: Any, numbers: npt.NDArray[np.int16], classes: ClassSet) -> int | None:
     """The class, or IGNORE, of a label by its name or number; None: it is none."""
     if isinstance(said, str):
-        text = said.strip().casefold()
-        if text in named:
-            return named[text]
+        named, text = class_named(said, classes), said.strip().casefold()
+        if named is not None:
+            return named
         if text in CANT_TELL:
             return IGNORE
         said = int(text) if text.isascii() and text.isdecimal() and len(text) < 4 else None
@@ -227,6 +270,9 @@ class ReadTemplates:
                 f"{name} is {filled.shape[1]}x{filled.shape[0]} pixels, its image "
                 f"{size[1]}x{size[0]}: fill the template itself"
             )
+            return nothing
+        if why := _foreign(filled, y, x):
+            problems.append(f"{name} {why}: nothing of it was read")
             return nothing
         written = filled[y, x]
         label = class_numbers(self.classes)[written]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import socket
 from contextlib import suppress
+from urllib.parse import quote
 
 import uvicorn
 
@@ -12,7 +13,7 @@ from halo_ray.annotations.desk import Desk
 from halo_ray.annotations.folder import LIST, folder, folder_name
 from halo_ray.annotations.page import Frames, annotation_app
 from halo_ray.data.classes import ClassSet, stored_class_set
-from halo_ray.errors import InputError
+from halo_ray.errors import InputError, has_control_characters
 from halo_ray.lock import locked
 from halo_ray.patience import StorageError
 from halo_ray.secret import redacted
@@ -40,6 +41,8 @@ def serve(experiment: str, host: str, port: int, token: str | None) -> None:
         InputError: nothing is asked, another page is open, or the address cannot be listened at.
     """
     storage, token = Storage(experiment), token or secrets.token_urlsafe(16)
+    if has_control_characters(token):
+        raise InputError(f"{TOKEN} holds control characters: set another token")
     number = waiting_round(storage)
     classes, frames = _classes(storage), _frames(storage)
     with (
@@ -53,7 +56,7 @@ def serve(experiment: str, host: str, port: int, token: str | None) -> None:
         if host not in _LOOPBACK:
             print(f"{host} can be reached from other machines, without encryption: only on networks that you trust")
         print(f"round {number}: {len(desk.regions)} regions; open or hand on this address, end with Ctrl+C:")
-        print(f"http://{shown}:{listening.getsockname()[1]}/?token={token}", flush=True)
+        print(f"http://{shown}:{listening.getsockname()[1]}/?token={quote(token, safe='')}", flush=True)
         # No access log: it would show the token.
         how = uvicorn.Config(app, access_log=False, log_level="warning", timeout_graceful_shutdown=2)
         uvicorn.Server(how).run(sockets=[listening])

@@ -196,6 +196,67 @@ def test_what_a_list_says_is_not_asked_again(storage: Storage) -> None:
     assert desk.progress("anna")["answered"] == 2
 
 
+def test_what_a_list_says_wrongly_is_asked(storage: Storage) -> None:
+    at = Path(storage.path("requests/round-002/answers"))
+    at.mkdir()
+    (at / "sheet.csv").write_text("id,label\nr2-1-0000,\nr2-2-0000,raod\nr2-3-0000,sky\nr2-4-0000,sky\n")
+    (at / "other.csv").write_text("id,label\nr2-4-0000,road\n")
+    (at / ".hidden.csv").write_text("id,label\nr2-5-0000,road\n")
+    desk = Desk(storage, 2, CLASSES)
+    assert desk.progress("anna")["answered"] == 1
+    for number in (1, 2, 4, 5, 6):
+        assert taken(desk, "anna") == number
+        answer(desk, "anna")
+    assert taken(desk, "anna") is None
+
+
+def test_after_a_run_has_read_the_round_nothing_more_is_taken(desk: Desk, storage: Storage, clock: Clock) -> None:
+    answer(desk, "anna")
+    storage.write("rounds/002/annotations/ledger.parquet", b"whatever it holds")
+    clock.now += 10
+    for act in (lambda: desk.answer("anna", "r2-2-0000", "sky"), lambda: desk.undo("anna"), lambda: desk.take("anna")):
+        with pytest.raises(ConflictError, match="round 2 has been read: nothing more is asked, thank you"):
+            act()
+    assert stored(storage) == {"r2-1-0000": "road"}
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_is_told_twice_is_done_once(desk: Desk, storage: Storage, killed: bool) -> None:
+    for _ in range(3):
+        answer(desk, "anna")
+    desk.undo("anna", "turn 1")
+    desk = Desk(storage, 2, CLASSES) if killed else desk
+    desk.undo("anna", "turn 1")
+    assert sorted(stored(storage)) == ["r2-1-0000", "r2-2-0000"]
+    desk.skip("anna", "turn 2")
+    desk = Desk(storage, 2, CLASSES) if killed else desk
+    assert taken(desk, "anna") == 4
+    desk.skip("anna", "turn 2")
+    assert taken(desk, "anna") == 4
+    desk.undo("anna", "turn 3")
+    assert sorted(stored(storage)) == ["r2-1-0000"]
+
+
+def test_an_undo_that_was_cut_off_is_completed(desk: Desk, storage: Storage) -> None:
+    answer(desk, "anna")
+    name = "requests/round-002/answers/page/r2-1-0000.jsonl"
+    before = storage.read(name)
+    desk.undo("anna", "turn")
+    storage.write(name, before)  # the region is hers again, and it was killed before the answer was deleted
+    desk = Desk(storage, 2, CLASSES)
+    desk.undo("anna", "turn")
+    assert stored(storage) == {}
+    assert taken(desk, "anna") == 1
+
+
+def test_a_sign_of_life_does_not_wait_for_the_storage(desk: Desk) -> None:
+    with desk._lock:  # as while it writes
+        thread = threading.Thread(target=desk.hear, args=("anna",), daemon=True)
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
 def test_rate_and_time(desk: Desk, clock: Clock) -> None:
     for by in ("anna", "anna", "ben", "anna"):
         answer(desk, by)
@@ -245,7 +306,7 @@ def test_many_annotators_at_once_answer_everything_once(tmp_path: Path) -> None:
 )
 def test_a_damaged_file_is_named(storage: Storage, name: str, data: bytes) -> None:
     storage.write(f"requests/round-002/{name}", data)
-    with pytest.raises(InputError, match=f"requests/round-002/{name} is damaged"):
+    with pytest.raises(InputError, match=f"requests/round-002/{name} is (damaged|no answer of this page)"):
         Desk(storage, 2, CLASSES)
 
 

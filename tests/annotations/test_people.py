@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from halo_ray.annotations.export import export, exported
-from halo_ray.annotations.folder import class_numbers, folder, with_ids
+from halo_ray.annotations.folder import class_named, class_numbers, folder, with_ids
 from halo_ray.annotations.oracles import UNANSWERED
 from halo_ray.annotations.received import read_answers
 from halo_ray.data.classes import IGNORE, ClassSet
@@ -283,7 +283,7 @@ def test_what_programs_leave_is_passed_over(read: Read, place: Path, name: str) 
         (Image.new("I;16", (50, 30), 10), "label answers/b.png has colour mode I;16"),
         (Image.new("1", (50, 30)), "label answers/b.png has colour mode 1"),
         (
-            Image.new("L", (50, 30), 11),
+            Image.fromarray(np.pad(np.full((3, 3), 11, np.uint8), ((14, 13), (14, 33)), constant_values=255)),
             "answers/b.png has 11 at y 14, x 14, and 7 more numbers that are no class: the README has all",
         ),
     ],
@@ -292,6 +292,49 @@ def test_what_programs_leave_is_passed_over(read: Read, place: Path, name: str) 
 def test_a_template_that_is_filled_wrongly_is_named(read: Read, place: Path, image: Image.Image, said: str) -> None:
     image.save(place / "answers/b.png")
     assert problem(read).startswith(said)
+
+
+def test_a_template_of_another_round_answers_nothing(read: Read, place: Path) -> None:
+    elsewhere = {(y, x): 254 for y in (4, 5, 6) for x in (4, 5, 6)}
+    asked = {(y, x): 255 for y in (14, 15, 16) for x in (14, 15, 16)}
+    for filled in (254, 20):  # as it was asked, and answered
+        fill(place, "templates/b.png", {**asked, **dict.fromkeys(elsewhere, filled)}, "answers/b.png")
+        assert problem(read).startswith("answers/b.png has ")
+        assert "so it is of another round: fill this one's template: nothing of it was read" in problem(read)
+
+
+def test_a_template_whose_palette_was_numbered_anew_answers_nothing(read: Read, place: Path) -> None:
+    with Image.open(place / "templates/b.png") as image:
+        compact = image.convert("RGB").quantize(8)  # the same picture
+    assert set(np.unique(np.asarray(compact))) == {0, 1}
+    compact.save(place / "answers/b.png")
+    assert "has other numbers than 255 where nothing is asked: keep the palette as it is" in problem(read)
+
+
+def test_a_quotation_mark_too_many_is_named(read: Read, place: Path, ids: list[str]) -> None:
+    (place / "answers/a.csv").write_text(f'id,label\n{ids[0]},"sky\n' + f"{ids[1]},sky\n" * 20000)
+    assert problem(read).startswith("answers/a.csv it is no CSV") or "quotation mark" in problem(read)
+    (place / "answers/a.csv").write_text(f'id,label\n{ids[0]},"sky\n' + f"{ids[1]},sky\n" * 20)
+    assert len(problem(read)) < 200
+
+
+def test_answers_survive_the_loss_of_the_list(storage: Storage, requests: pa.Table, place: Path) -> None:
+    (place / "answers/a.csv").write_text("id,label\n")
+    (place / "requests.jsonl").unlink()
+    with pytest.raises(InputError, match=r"requests/round-003/requests.jsonl is gone"):
+        export(requests, storage, ROUND, CLASSES, RADIUS, 1)
+    assert (place / "answers/a.csv").exists()
+
+
+def test_names_that_differ_in_case_alone_are_told_apart() -> None:
+    classes = ClassSet("test", ("Car", "car", "road "))
+    assert [class_named(name, classes) for name in ("Car", "car ", "CAR", "Road", "sky")] == [0, 1, None, 2, None]
+
+
+@pytest.mark.parametrize("name", ["?", "Can't tell"])
+def test_a_class_that_means_that_nobody_can_tell_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="means to oracle files that nobody can tell: give it another name"):
+        class_numbers(ClassSet("test", ("road", name)))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.95])
