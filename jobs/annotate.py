@@ -21,9 +21,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("experiment", help="directory or URI of an experiment, its output_dir")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; the default is this machine alone")
     parser.add_argument("--port", type=int, default=0, help="port to listen at; 0: any that is free")
+    parser.add_argument("--data_root", help="directory or URI where the images lie now, if not where they lay then")
     parser.epilog = f"The environment variable {TOKEN} sets the token; by default each start makes a new one."
     options = parser.parse_args(arguments)
-    return exit_code(lambda: serve(options.experiment, options.host, options.port, os.environ.get(TOKEN)))
+    token = os.environ.get(TOKEN)
+    return exit_code(lambda: serve(options.experiment, options.host, options.port, token, options.data_root))
 
 
 if __name__ == "__main__":

@@ -23,13 +23,14 @@ def main(arguments: list[str]) -> int:
         "experiment", nargs="+", help="directory or URI of an experiment, its output_dir, or of a sweep"
     )
     parser.add_argument("--out", help="directory or URI to write to; needed where more than one is named")
+    parser.add_argument("--data_root", help="directory or URI where the images lie now, if not where they lay then")
     parser.add_argument(
         "--own_functions", action="store_true", help="import acquisition functions that experiments name: their code"
     )
     options = parser.parse_args(arguments)
 
     def work() -> None:
-        page = report(options.experiment, options.out, own_functions=options.own_functions)
+        page = report(options.experiment, options.out, own_functions=options.own_functions, data_root=options.data_root)
         print(f"Report: {redacted(page)}")
 
     return exit_code(work)

@@ -12,13 +12,13 @@ import uvicorn
 from halo_ray.annotations.desk import Desk
 from halo_ray.annotations.folder import LIST, folder, folder_name
 from halo_ray.annotations.page import Frames, annotation_app
-from halo_ray.data.classes import ClassSet, stored_class_set
-from halo_ray.errors import InputError, has_control_characters
+from halo_ray.annotations.pictures import read_frame
+from halo_ray.errors import BadRecordError, InputError, has_control_characters
 from halo_ray.lock import locked
-from halo_ray.patience import StorageError
 from halo_ray.secret import redacted
 from halo_ray.stages import Stages
 from halo_ray.storage import Storage, round_directory
+from halo_ray.stored import stored_classes, stored_pool
 
 TOKEN = "HALO_RAY_TOKEN"
 """Environment variable that sets the token of the page."""
@@ -29,22 +29,24 @@ LOCK_SECONDS = 10.0
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-def serve(experiment: str, host: str, port: int, token: str | None) -> None:
+def serve(experiment: str, host: str, port: int, token: str | None, data_root: str | None = None) -> None:
     """Serves the page until Ctrl+C.
 
     Args:
         experiment: directory or URI.
         port: 0: any that is free.
         token: what the address must hold; None: a new one.
+        data_root: where the images lie now; None: where they lay when the experiment was begun.
 
     Raises:
         InputError: nothing is asked, another page is open, or the address cannot be listened at.
     """
-    storage, token = Storage(experiment), token or secrets.token_urlsafe(16)
+    storage, fixed = Storage(experiment), bool(token and port)
+    token = token or secrets.token_urlsafe(16)
     if has_control_characters(token):
         raise InputError(f"{TOKEN} holds control characters: set another token")
     number = waiting_round(storage)
-    classes, frames = _classes(storage), _frames(storage)
+    classes, frames = stored_classes(storage), _frames(storage, data_root)
     with (
         suppress(KeyboardInterrupt),
         _listening(host, port) as listening,
@@ -55,6 +57,8 @@ def serve(experiment: str, host: str, port: int, token: str | None) -> None:
         shown = "localhost" if host in _LOOPBACK else socket.gethostname()
         if host not in _LOOPBACK:
             print(f"{host} can be reached from other machines, without encryption: only on networks that you trust")
+        if not fixed:
+            print(f"set {TOKEN} and --port, and pages that are open will find this one again after a restart")
         print(f"round {number}: {len(desk.regions)} regions; open or hand on this address, end with Ctrl+C:")
         print(f"http://{shown}:{listening.getsockname()[1]}/?token={quote(token, safe='')}", flush=True)
         # No access log: it would show the token.
@@ -81,21 +85,19 @@ def waiting_round(storage: Storage) -> int:
     return number
 
 
-def _classes(storage: Storage) -> ClassSet:
-    name = "classes.json"
+def _frames(storage: Storage, data_root: str | None) -> Frames:
+    """The images of the pool.
+
+    Raises:
+        InputError: the first of them cannot be read.
+    """
+    pool = stored_pool(storage, data_root).to_pylist()
+    frames = {row["image_id"]: (row["image_uri"], (row["height"], row["width"])) for row in pool}
     try:
-        return stored_class_set(storage.read_sealed(name))
-    except FileNotFoundError as error:
-        raise storage.gone(name) from error
-    except StorageError:
-        raise
-    except (InputError, KeyError, TypeError) as error:
-        raise storage.damaged(name, error) from error
-
-
-def _frames(storage: Storage) -> Frames:
-    pool = storage.read_checked_table("manifests/pool.parquet").to_pylist()
-    return {row["image_id"]: (row["image_uri"], (row["height"], row["width"])) for row in pool}
+        read_frame(*next(iter(frames.values())))
+    except (BadRecordError, OSError) as error:
+        raise InputError(f"{error}: say with --data_root where the images lie now") from error
+    return frames
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -47,10 +47,11 @@ def summary(told: Reported) -> str:
     )
 
 
-def chapters(told: Reported, *, own_functions: bool) -> Iterator[Chapter]:
+def chapters(told: Reported, *, frames: bool, own_functions: bool) -> Iterator[Chapter]:
     """All that is known of the experiment.
 
     Args:
+        frames: whether images of the pool are shown, which take most of a page and of its time.
         own_functions: whether an acquisition function that is named by a dotted path may be imported.
     """
     yield Chapter(
@@ -70,10 +71,13 @@ def chapters(told: Reported, *, own_functions: bool) -> Iterator[Chapter]:
         if told.stored.config.model.geometry == "hyperbolic":
             top = next(iter(told.histograms.values()))["radius_top"]
             caption += f" Radii of this ball end at {top:.1f}; the last thousandth of the vectors is not shown."
+        last = max(found["radius"][-1] / max(sum(found["radius"]), 1) for found in told.histograms.values())
+        if last > 1e-3:
+            caption += f" Up to {100 * last:.1f} % of the vectors lie in the last bin or above it."
         yield Chapter("Radius and entropy by round", pictures=[Picture("histograms", charts.histograms(told), caption)])
-    if told.purchases:
-        frames, missing = examples(told, own_functions=own_functions)
-        yield Chapter("What the model saw", missing, frames)
+    if told.purchases and frames:
+        shown, missing = examples(told, own_functions=own_functions)
+        yield Chapter("What the model saw", missing, shown)
         sheets, missing = sampled(told)
         yield Chapter("Most and least sampled images", missing, sheets)
     yield _time(told)

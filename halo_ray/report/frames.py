@@ -22,6 +22,7 @@ from halo_ray.data.features import network_input
 from halo_ray.data.images import decode_image, file, read_image
 from halo_ray.data.transforms import View
 from halo_ray.errors import BadRecordError, InputError
+from halo_ray.models.segmenter import Segmenter
 from halo_ray.report.reported import Reported
 from halo_ray.runtime import inference_here
 
@@ -30,6 +31,9 @@ EXAMPLES = 3
 
 SAMPLED = 4
 """Images that are shown of those in which most, and least, was bought in all rounds."""
+
+GIVEN_UP = 2
+"""After so many images that could not be read no more is tried: a store that is away keeps each waiting."""
 
 LONGEST = 640
 """Pixels of the longer side of a map or an image as it is drawn."""
@@ -47,19 +51,18 @@ class Picture:
     caption: str
 
 
-def frame_maps(told: Reported, function: str | None, image_id: str, number: int) -> dict[str, Map]:
-    """What the model that chose round ``number`` says of an image: (H, W) maps by name, at label resolution.
+def frame_maps(told: Reported, model: Segmenter, function: str | None, image_id: str, number: int) -> dict[str, Map]:
+    """What a model says of an image: (H, W) maps by name, at label resolution.
 
     Args:
+        model: the one that chose round ``number``.
         function: the acquisition function whose map is wanted too; None: radius and entropy alone.
 
     Raises:
         BadRecordError: the image cannot be read.
-        InputError: the checkpoint cannot.
     """
     config, row = told.stored.config, _manifest_row(told.pool, image_id)
     size, input_size = (row["height"], row["width"]), (config.data.height, config.data.width)
-    model = load_model(told.storage, scoring_checkpoint(number))
     shown = View.whole(input_size).image(decode_image(file(row["image_uri"]))[0]).tobytes()
     with inference_here(), torch.inference_mode():
         maps = maps_of(
@@ -89,14 +92,15 @@ def examples(told: Reported, *, own_functions: bool) -> tuple[list[Picture], lis
     known = own_functions or name in ACQUISITIONS
     notes = [] if known else [f"no acquisition map: {name} is not one of halo_ray's own functions"]
     ids, pictures = [image_id for image_id, _ in _ordered(told.regions[-1])[:EXAMPLES]], []
-    picks = told.picks(ids)
-    for place, image_id in enumerate(ids, start=1):
-        try:
-            maps = frame_maps(told, name if known else None, image_id, number)
-            image = read_image(_manifest_row(told.pool, image_id)["image_uri"])
-        except (BadRecordError, InputError, OSError) as error:
-            notes.append(f"image {image_id} is not shown: {error}")
-            continue
+    images, missing = _read_images(told, ids)
+    notes += missing
+    try:
+        model = load_model(told.storage, scoring_checkpoint(number))
+    except InputError as error:
+        return [], [*notes, f"no maps: {error}"]
+    picks = told.picks(images)
+    for place, (image_id, image) in enumerate(images.items(), start=1):
+        maps = frame_maps(told, model, name if known else None, image_id, number)
         mine = picks.filter(pc.equal(picks["image_id"], image_id))
         pictures.append(_example(f"frame-{place}", image_id, image, maps, mine, number))
     beta = told.stored.config.acquisition.selection_beta
@@ -119,19 +123,39 @@ def sampled(told: Reported) -> tuple[list[Picture], list[str]]:
     order = _ordered(total)
     most = order[:SAMPLED]
     least = order[::-1][: max(min(SAMPLED, len(order) - len(most)), 0)]
-    pictures, problems = [], []
+    images, problems = _read_images(told, [image_id for image_id, _ in (*most, *least)])
+    picks, pictures = told.picks(images), []
     for name, chosen in (("most", most), ("least", least)):
-        drawn, picks = [], told.picks([image_id for image_id, _ in chosen])
-        for image_id, count in chosen:
-            try:
-                image = read_image(_manifest_row(told.pool, image_id)["image_uri"])
-            except (BadRecordError, InputError, OSError) as error:
-                problems.append(f"image {image_id} is not shown: {error}")
-                continue
-            drawn.append((image_id, count, image, picks.filter(pc.equal(picks["image_id"], image_id))))
+        drawn = [
+            (image_id, count, images[image_id], picks.filter(pc.equal(picks["image_id"], image_id)))
+            for image_id, count in chosen
+            if image_id in images
+        ]
         if drawn:
             pictures.append(_contact_sheet(name, drawn))
     return pictures, problems
+
+
+def _read_images(told: Reported, image_ids: list[str]) -> tuple[dict[str, npt.NDArray[np.uint8]], list[str]]:
+    """Images (H, W, 3) by id, and why some are missing."""
+    images, problems = {}, list[str]()
+    for image_id in image_ids:
+        found = _read(_manifest_row(told.pool, image_id)["image_uri"])
+        if not isinstance(found, str):
+            images[image_id] = found
+            continue
+        problems.append(f"image {image_id} is not shown: {found}")
+        if len(problems) == GIVEN_UP:
+            break
+    return images, problems
+
+
+def _read(uri: str) -> npt.NDArray[np.uint8] | str:
+    """An image, or why it cannot be read."""
+    try:
+        return read_image(uri)
+    except (BadRecordError, InputError, OSError) as error:
+        return str(error)
 
 
 def _contact_sheet(name: str, drawn: list[tuple[str, int, npt.NDArray[np.uint8], pa.Table]]) -> Picture:

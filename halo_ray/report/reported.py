@@ -13,15 +13,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from halo_ray.annotations.ledger import Ledger
-from halo_ray.data.classes import IGNORE, ClassSet, stored_class_set
+from halo_ray.data.classes import IGNORE, ClassSet
 from halo_ray.data.inspection import stored_class_pixels
-from halo_ray.data.manifest import load_splits
-from halo_ray.errors import InputError, one_line
+from halo_ray.errors import InputError
 from halo_ray.results import Row, has_metrics, read_metrics
 from halo_ray.secret import redacted
 from halo_ray.stages import Stages
 from halo_ray.storage import Storage, round_directory
-from halo_ray.stored_config import CONFIG, StoredConfig, read_stored_config
+from halo_ray.stored import stored_classes, stored_config, stored_pool
+from halo_ray.stored_config import StoredConfig
 
 PICKS = "image_id", "round", "region_y", "region_x", "guess", "score"
 """Columns of the ledger that all pixels of a region share."""
@@ -79,8 +79,11 @@ class Reported:
         return pa.concat_tables(parts)
 
 
-def read_experiment(storage: Storage) -> Reported:
+def read_experiment(storage: Storage, data_root: str | None = None) -> Reported:
     """Reads an experiment; a run may be working on it meanwhile.
+
+    Args:
+        data_root: as stored_pool.
 
     Raises:
         InputError: there is none, nothing of it is evaluated yet, or a file of it is damaged or gone.
@@ -89,28 +92,32 @@ def read_experiment(storage: Storage) -> Reported:
         raise InputError(f"{storage.uri} holds no experiment: name the output_dir of one")
     if not has_metrics(storage):
         raise InputError(f"{storage.uri} has not evaluated a model yet: wait for its first record")
-    text, classes = storage.read(CONFIG), stored_class_set(storage.read_sealed("classes.json"))
-    try:
-        stored = read_stored_config(text)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise storage.damaged(CONFIG, one_line(error)) from error
-    rows, stages = read_metrics(storage), Stages(storage)
-    evaluations = {
-        row["round"]: stages.result(f"{round_directory(row['round'])}/evaluate")[0].get("histograms") for row in rows
-    }
+    (stored, text), classes, rows = stored_config(storage), stored_classes(storage), read_metrics(storage)
+    if not rows:
+        raise storage.damaged("metrics.jsonl", "it is empty")
+    evaluations = {row["round"]: _histograms(storage, row["round"]) for row in rows}
     bought, regions = _purchases(Ledger(storage), rows, len(classes.classes))
     return Reported(
         storage=storage,
         stored=stored,
-        config_text=redacted(text.decode()),
+        config_text=redacted(text),
         classes=classes,
-        pool=load_splits(storage).pool,
+        pool=stored_pool(storage, data_root),
         rows=rows,
         histograms={number: found for number, found in evaluations.items() if found is not None},
         bought=bought,
         regions=regions,
         pool_pixels=stored_class_pixels(storage, "pool"),
     )
+
+
+def _histograms(storage: Storage, number: int) -> dict[str, Any] | None:
+    """Of the model after a round; None where an earlier version evaluated it."""
+    stages, name = Stages(storage), f"{round_directory(number)}/evaluate"
+    if not stages.done(name):
+        raise storage.gone(f"stages/{name}.json")
+    found: dict[str, Any] | None = stages.result(name)[0].get("histograms")
+    return found
 
 
 def _purchases(ledger: Ledger, rows: list[Row], classes: int) -> tuple[Counts, list[Counter[str]]]:

@@ -20,6 +20,9 @@ from halo_ray.report.reported import Reported, read_experiment
 from halo_ray.results import has_metrics
 from halo_ray.storage import Storage
 
+MANY = 4
+"""From more experiments than these, one of each group is shown with frames: a page of hundreds could not be opened."""
+
 
 def report_experiment(context: Context) -> str:
     """Writes the report of the experiment that runs; returns the name of its page.
@@ -28,25 +31,27 @@ def report_experiment(context: Context) -> str:
         InputError: a file of the experiment is damaged or gone.
     """
     # The images may lie elsewhere than when it was begun.
-    told = replace(read_experiment(context.storage), pool=context.splits.pool)
+    told = replace(read_experiment(context.storage, None), pool=context.splits.pool)
     return f"{REPORT}/{write_report([told], context.storage.below(REPORT), own_functions=True)}"
 
 
-def report(named: Sequence[str], out: str | None, *, own_functions: bool) -> str:
+def report(named: Sequence[str], out: str | None, *, own_functions: bool, data_root: str | None = None) -> str:
     """Writes the report of experiments, and of the trials of sweeps; returns the URI of its page.
 
     Args:
         named: directories or URIs.
         out: directory or URI; None: the report directory of the only one that is named.
         own_functions: as write_report.
+        data_root: where the images lie now; None: where they lay when the experiments were begun.
 
     Raises:
         InputError: one is neither, or has nothing to report, or there are several and ``out`` is None.
     """
     if out is None and len(named) > 1:
         raise InputError("several experiments are named, and no directory for their report: give --out")
-    storages = [found for each in dict.fromkeys(named) for found in _experiments(Storage(each))]
-    experiments = [read_experiment(each) for each in storages]
+    # Who is named twice, or in a sweep too, is one experiment.
+    found = {each.uri.rstrip("/"): each for name in named for each in _experiments(Storage(name))}
+    experiments = [read_experiment(each, data_root) for each in found.values()]
     target = Storage(named[0]).below(REPORT) if out is None else Storage(out)
     target.check_writable("--out")
     return target.below(write_report(experiments, target, own_functions=own_functions)).uri
@@ -84,13 +89,16 @@ def write_report(experiments: Sequence[Reported], out: Storage, *, own_functions
         quality = Picture("quality", curve(compared), caption(compared))
         several = len(experiments) > 1
         above = drawn(Chapter("", [], [quality], [Table(lines_of(compared))] if several else []))
+        first = {id(group.members[0]) for group in compared}
         sections = [
             Section(
                 told.uri,
                 summary(told),
                 [
                     drawn(chapter, f"{number}-" if several else "")
-                    for chapter in chapters(told, own_functions=own_functions)
+                    for chapter in chapters(
+                        told, frames=len(experiments) <= MANY or id(told) in first, own_functions=own_functions
+                    )
                 ],
                 told.config_text,
                 told.rows[-1].get("versions", {}),

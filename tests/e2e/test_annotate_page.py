@@ -211,7 +211,7 @@ def test_nothing_is_shown_without_the_token(
         ("answer", b'{"client": "a", "id": 3, "label": "road"}', 409, "id is missing"),
         ("answer", b'{"client": "a", "id": "r1-9-0000", "label": "road"}', 400, "is none of this round"),
         ("answer", b'{"client": "a", "id": "r1-1-0001", "label": "sea"}', 400, "is no class"),
-        ("undo", b'{"client": "nobody"}', 409, "there is nothing to take back"),
+        ("undo", b'{"client": "nobody", "turn": "1"}', 409, "there is nothing to take back"),
         ("other", b'{"client": "a"}', 404, ""),
     ],
 )

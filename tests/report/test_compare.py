@@ -116,6 +116,21 @@ def test_the_page_has_a_line_for_every_group_and_a_part_for_every_experiment(mak
     assert len(page.images) == len(files)
 
 
+def test_who_is_named_twice_is_one(make: Make, tmp_path: Path) -> None:
+    uri = make("s0").storage.uri
+    report([uri, f"{uri}/", uri], str(tmp_path / "out"), own_functions=False)
+    assert Page(tmp_path / "out/index.html").tables[0][0][0] == "round"  # the page of a single experiment
+
+
+def test_of_many_experiments_one_of_each_group_has_frames(make: Make, tmp_path: Path) -> None:
+    names = [make(f"s{seed}", seed=seed).storage.uri for seed in range(4)]
+    names.append(make("entropy", acquisition__function="entropy").storage.uri)
+    report(names, str(tmp_path / "out"), own_functions=False)
+    files = {path.name for path in (tmp_path / "out").glob("*frame-1.png")}
+    assert files == {"1-frame-1.png", "5-frame-1.png"}
+    assert len([*(tmp_path / "out").glob("*-class-iou.png")]) == 5
+
+
 def test_a_sweep_is_all_its_trials_that_have_a_record(make: Make, tmp_path: Path) -> None:
     for seed in (0, 1):
         shutil.move(make(f"s{seed}", seed=seed).storage.uri, tmp_path / f"sweep/trials/s{seed}")

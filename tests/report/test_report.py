@@ -21,6 +21,7 @@ from PIL import Image
 from report_page import Page, check_numbers, metrics
 
 from halo_ray.acquisition.stochastic import stochastic_keys
+from halo_ray.checkpoint import load_model
 from halo_ray.config import Config
 from halo_ray.report.frames import frame_maps, sampled
 from halo_ray.report.reported import read_experiment
@@ -85,8 +86,9 @@ def test_frames_and_charts_are_drawn(experiment: Config) -> None:
 def test_the_maps_are_those_by_which_the_round_was_chosen(experiment: Config) -> None:
     told = read_experiment(Storage(experiment.output_dir))
     rows = [row for row in ledger(Path(experiment.output_dir)) if row["round"] == 2]
+    model = load_model(told.storage, "rounds/001/checkpoint")
     for image_id in {row["image_id"] for row in rows}:
-        maps = frame_maps(told, "halo", image_id, 2)
+        maps = frame_maps(told, model, "halo", image_id, 2)
         keys = stochastic_keys(
             torch.from_numpy(maps["acquisition"]), beta=1.0, seed=experiment.seed * 1000 + 2, image_id=image_id
         )
@@ -143,10 +145,12 @@ def test_where_the_images_are_gone_the_page_says_so(copy: Path, dataset: Path) -
     storage = Storage(str(copy))
     storage.write_checked_table("manifests/pool.parquet", table.set_column(1, table.schema.field("image_uri"), [uris]))
     page = reported(copy)
-    assert "is not shown: " in page.text
+    assert page.text.count("is not shown: ") == 4  # two for each chapter, then no more is tried
     assert "/nowhere/night/images/" in page.text
     assert not (copy / "report/frame-1.png").exists()
     check_numbers(page, copy)
+    report([str(copy)], None, own_functions=False, data_root=str(dataset))
+    assert (copy / "report/frame-1.png").exists()
 
 
 def test_where_the_checkpoint_is_damaged_the_page_says_so(copy: Path) -> None:
@@ -196,12 +200,21 @@ def test_credentials_are_not_shown(copy: Path) -> None:
     assert "hunter2" not in reported(copy).text
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "classes.json", "manifests/pool.parquet", "metrics.jsonl"])
+FILES = "config.yaml", "classes.json", "manifests/pool.parquet", "metrics.jsonl", "stages/rounds/001/evaluate.json"
+
+
+@pytest.mark.parametrize("how", ["half", "empty", "gone"])
+@pytest.mark.parametrize("name", FILES)
 def test_a_damaged_file_is_named(
-    name: str, copy: Path, job: Job, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    name: str, how: str, copy: Path, job: Job, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     data = (copy / name).read_bytes()
-    (copy / name).write_bytes(data[: len(data) // 2])
+    if how == "gone":
+        (copy / name).unlink()
+    else:
+        (copy / name).write_bytes(data[: len(data) // 2] if how == "half" else b"")
+    if (name, how) == ("metrics.jsonl", "gone"):  # then nothing says that there was one
+        name = "has not evaluated a model yet"
     assert job("report").main([str(copy), f"--out={tmp_path / 'out'}"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ")
