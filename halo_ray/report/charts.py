@@ -8,7 +8,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from halo_ray.figures import COLORS
 from halo_ray.report.correlation import RadiusCorrelation
@@ -20,6 +22,16 @@ WIDTH = 6.4
 
 SHOWN = 0.999
 """Share of the vectors that the histogram of radii shows; the last few would leave the others no room."""
+
+LABEL_PLACES = (
+    (0, 6, "center"),
+    (0, -6, "center"),
+    (7, 0, "left"),
+    (-7, 0, "right"),
+    (0, 16, "center"),
+    (0, -16, "center"),
+)
+"""Points to the right of a point and above it, and how a name there is aligned; the first that fits is taken."""
 
 STAGE_COLORS = dict(zip(STAGES, (*COLORS, "#999999"), strict=True))
 
@@ -76,21 +88,12 @@ def radius_and_scarcity(found: RadiusCorrelation) -> Figure:
     axes = figure.add_subplot()
     shares = 100 * np.array(found.shares)
     axes.scatter(shares, found.radii, color=COLORS[0], s=36, zorder=3)
-    for place, name in enumerate(found.names):
-        above = place % 2 == 0  # neighbours are written on different sides
-        axes.annotate(
-            name,
-            (shares[place], found.radii[place]),
-            xytext=(0, 6 if above else -6),
-            textcoords="offset points",
-            ha="center",
-            va="bottom" if above else "top",
-            fontsize=8,
-        )
     axes.set(xscale="log", xlabel="% of the validation split's pixels", ylabel="mean radius of the class")
     axes.xaxis.set_major_formatter(_plain)
     axes.margins(0.1, 0.12)
     axes.grid(alpha=0.3)
+    figure.draw_without_rendering()  # which says where the points will be
+    _name_points(axes, shares, found.radii, found.names)
     return figure
 
 
@@ -142,6 +145,23 @@ def _by_class(names: Sequence[str]) -> tuple[Figure, Any]:
 def _plain(value: float, _: float) -> str:
     """Ticks of logarithmic axes as numbers, not as powers of ten."""
     return f"{value:g}"
+
+
+def _name_points(axes: Axes, x: npt.NDArray[np.float64], y: Sequence[float], names: Sequence[str]) -> None:
+    """Writes each name beside its point: where it covers neither a point nor another name, if there is such a place."""
+    points = axes.transData.transform(np.column_stack([x, y]))
+    taken = [Bbox.from_extents(*(point - 4), *(point + 4)) for point in points]
+    for name, (left, low) in zip(names, zip(x, y, strict=True), strict=True):
+        boxes = []
+        for across, up, aligned in LABEL_PLACES:
+            how: dict[str, Any] = {"ha": aligned, "va": "center" if up == 0 else "bottom" if up > 0 else "top"}
+            text = axes.annotate(name, (left, low), (across, up), textcoords="offset points", fontsize=8, **how)
+            box = text.get_window_extent()
+            boxes.append((sum(box.overlaps(other) for other in taken), len(boxes), text, box))
+            text.remove()
+        _, _, text, box = min(boxes, key=lambda each: each[:2])
+        axes.add_artist(text)
+        taken.append(box)
 
 
 def _density(axes: Any, counts: Sequence[int], top: float, color: Any, label: str) -> None:
