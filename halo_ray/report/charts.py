@@ -152,7 +152,7 @@ def _name_points(axes: Axes, x: npt.NDArray[np.float64], y: Sequence[float], nam
     points = axes.transData.transform(np.column_stack([x, y]))
     taken = [Bbox.from_extents(*(point - 4), *(point + 4)) for point in points]
     for name, (left, low) in zip(names, zip(x, y, strict=True), strict=True):
-        boxes = []
+        boxes: list[tuple[int, int, Any, Bbox]] = []
         for across, up, aligned in LABEL_PLACES:
             how: dict[str, Any] = {"ha": aligned, "va": "center" if up == 0 else "bottom" if up > 0 else "top"}
             text = axes.annotate(name, (left, low), (across, up), textcoords="offset points", fontsize=8, **how)
