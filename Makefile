@@ -13,9 +13,9 @@ BIN := .venv/bin
 demo: .venv/demo.stamp
 	$(BIN)/python jobs/run_al.py $(ARGS)
 
-# Two at a time: half of their time tests wait for processes to start and to be killed.
+# Two at a time: half of their time tests wait for processes to start and to be killed. Long files come first.
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Kills of everybody in every stage, and what else takes long: about an hour on two cores.
 faults: .venv/dev.stamp
