@@ -13,7 +13,8 @@ BIN := .venv/bin
 demo: .venv/demo.stamp
 	$(BIN)/python jobs/run_al.py $(ARGS)
 
-# Two at a time: half of their time tests wait for processes to start and to be killed. Long files come first.
+# Two at a time: half of their time tests wait for processes to start and to be killed. In the
+# order of their names, in which long ones do not come last.
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 

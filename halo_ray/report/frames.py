@@ -25,6 +25,7 @@ from halo_ray.errors import BadRecordError, InputError
 from halo_ray.models.segmenter import Segmenter
 from halo_ray.report.reported import Reported
 from halo_ray.runtime import inference_here
+from halo_ray.secret import redacted
 
 EXAMPLES = 3
 """Frames that are shown with their maps: those in which the last round bought most."""
@@ -97,7 +98,7 @@ def examples(told: Reported, *, own_functions: bool) -> tuple[list[Picture], lis
     try:
         model = load_model(told.storage, scoring_checkpoint(number))
     except InputError as error:
-        return [], [*notes, f"no maps: {error}"]
+        return [], [*notes, redacted(f"no maps: {error}")]
     picks = told.picks(images)
     for place, (image_id, image) in enumerate(images.items(), start=1):
         maps = frame_maps(told, model, name if known else None, image_id, number)
@@ -155,7 +156,7 @@ def _read(uri: str) -> npt.NDArray[np.uint8] | str:
     try:
         return read_image(uri)
     except (BadRecordError, InputError, OSError) as error:
-        return str(error)
+        return redacted(str(error))
 
 
 def _contact_sheet(name: str, drawn: list[tuple[str, int, npt.NDArray[np.uint8], pa.Table]]) -> Picture:
