@@ -175,12 +175,12 @@ def listed(head: Head, kind: str) -> list[dict[str, Any]]:
     return json.loads(said[said.index("[") :]) if "[" in said else []
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = SECONDS) -> Any:
-    """The first true value of ``condition()``, asked again and again."""
+def until(condition: Callable[[], Any], what: str, seconds: float = SECONDS, pause: float = 0.2) -> Any:
+    """The first true value of ``condition()``, asked again and again after ``pause`` seconds."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
-        time.sleep(0.2)
+        time.sleep(pause)
     return value
 
 

@@ -14,6 +14,9 @@ import pytest
 import ray
 from ray_head import Head, own_actors, until
 
+LOOK_EVERY = 2.0
+"""Seconds between two looks at a job, each of which starts a Python of its own."""
+
 TINY = ("python", "jobs/run_al.py", "--preset", "tiny")
 
 
@@ -33,7 +36,7 @@ def finished(head: Head, repository: Path, tmp_path_factory: pytest.TempPathFact
         assert state(head, "first") in ("PENDING", "RUNNING"), logs(head, "first")
         return bought.exists()
 
-    until(begun, "the first purchase")
+    until(begun, "the first purchase", pause=LOOK_EVERY)
     assert driver(head, output_dir)
     assert len(head.processes("gcs_server")) == 1  # the job joined the cluster and started none of its own
     assert head.ray("job", "stop", "first").returncode == 0
@@ -55,7 +58,7 @@ def finished(head: Head, repository: Path, tmp_path_factory: pytest.TempPathFact
         metrics.update(shown(head))
         return state(head, "second") not in ("PENDING", "RUNNING")
 
-    until(done, "the second job to end")
+    until(done, "the second job to end", pause=LOOK_EVERY)
     (output_dir.parent / "metrics").write_text("\n".join(sorted(metrics)))
     return output_dir, marker, logs(head, "second")
 

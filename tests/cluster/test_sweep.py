@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -15,6 +16,10 @@ from PIL import Image
 from ray_head import ROOT, Head, listed, own_actors, until
 
 TOGETHER = 2
+
+LOOK_EVERY = 2.0
+"""Seconds between two looks at the cluster, each of which starts a Python of its own."""
+
 CURVATURES, BUDGETS, FUNCTIONS = (1.0, 0.001), (0.01,), ("halo", "random")
 CELLS = set(product(CURVATURES, BUDGETS, FUNCTIONS))
 
@@ -75,6 +80,7 @@ def sweep(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     most = 0
     second = start(head, directory)
     while second.poll() is None:
+        time.sleep(LOOK_EVERY)
         groups = [group for group in listed(head, "placement-groups") if group["state"] != "REMOVED"]
         most = max(most, len(groups))
     said = second.communicate()[0]
