@@ -2,17 +2,19 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
 
+from halo_ray.annotations.annotate import _check_enough
 from halo_ray.annotations.ask import Ask
 from halo_ray.annotations.config import AnnotationConfig
 from halo_ray.annotations.oracles import GUESS
 from halo_ray.data.classes import IGNORE, ClassSet
-from halo_ray.errors import InputError
+from halo_ray.errors import AnswersNeededError, InputError
 
 CLASSES = ClassSet("test", ("a", "b", "c"), ids=(10, 20, 30), ignore_ids=(0,))
 PICK = {"score": 0.5, "radius": 1.0, "entropy": 0.25, "guess": 2, "probability": 0.75}
@@ -135,3 +137,13 @@ def test_an_oracle_that_is_not_there_is_named_at_once(name: str, said: str) -> N
 def test_a_share_that_is_none_is_refused(share: float) -> None:
     with pytest.raises(InputError, match="accept_share is"):
         AnnotationConfig(accept_share=share)
+
+
+@pytest.mark.parametrize("share", [0.07, 0.14, 0.28, 0.55, 0.56, 0.9])
+def test_a_share_is_what_was_written_down_to_the_last_region(share: float) -> None:
+    config = SimpleNamespace(annotation=AnnotationConfig("files", share))
+    context = SimpleNamespace(config=config, storage=SimpleNamespace(uri="run"))
+    enough = round(100 * share)
+    _check_enough(context, 1, enough, 100)
+    with pytest.raises(AnswersNeededError, match=f"{enough - 1} of 100 regions are answered"):
+        _check_enough(context, 1, enough - 1, 100)
