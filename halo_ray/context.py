@@ -36,10 +36,9 @@ from halo_ray.runtime import check_own_process, ray_session
 from halo_ray.secret import redacted
 from halo_ray.stages import Stages
 from halo_ray.storage import Storage, round_directory
+from halo_ray.stored_config import CLASSES, CONFIG, PLAN
 from halo_ray.training.config import check_workers
 from halo_ray.visibility import check_shared
-
-_CONFIG, _PLAN, _CLASSES = "config.yaml", "plan.json", "classes.json"
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ def _opened(config: Config, storage: Storage) -> Iterator[Context]:
     classes = class_set(config.data.class_set)
     if config.annotation.asks_people:
         class_numbers(classes)  # which must leave room for those of templates
-    if begun and storage.read_sealed(_CLASSES) != _as_json(classes):
+    if begun and storage.read_sealed(CLASSES) != _as_json(classes):
         raise InputError(f"class set {config.data.class_set} is not what {storage.uri} was begun with: restore it")
     # Once it is pretrained, the checkpoint alone describes the network.
     model = config.model if Stages(storage).done("pretrain") else located(config.model)
@@ -147,12 +146,12 @@ def _opened(config: Config, storage: Storage) -> Iterator[Context]:
             known = known_labels(config.data, config.data_root, splits.pool)
             save_findings(storage)
             import_known(known, classes, storage, config.execution.block_images)
-            storage.write_sealed(_CLASSES, _as_json(classes))
+            storage.write_sealed(CLASSES, _as_json(classes))
         if plan != planned or not begun:
             rounds = [asdict(round_plan) for round_plan in plan]
-            storage.write_sealed(_PLAN, {"budget": config.acquisition.budget, "rounds": rounds})
-        if not storage.exists(_CONFIG) or storage.read(_CONFIG) != text:
-            storage.write(_CONFIG, text)
+            storage.write_sealed(PLAN, {"budget": config.acquisition.budget, "rounds": rounds})
+        if not storage.exists(CONFIG) or storage.read(CONFIG) != text:
+            storage.write(CONFIG, text)
         yield context
 
 
@@ -209,15 +208,15 @@ def _as_json(classes: ClassSet) -> Any:
 
 def _planned_rounds(storage: Storage, config: Config) -> list[RoundPlan]:
     """The plan of the experiment that lies in ``storage``, if ``config`` means the same one, maybe with more rounds."""
-    for name in (_CONFIG, _PLAN, _CLASSES):
+    for name in (CONFIG, PLAN, CLASSES):
         if not storage.exists(name):
             raise storage.gone(name)
-    stored = config_from_yaml(storage.read(_CONFIG), f"{storage.uri}/{_CONFIG}")
-    plan = storage.read_sealed(_PLAN)
+    stored = config_from_yaml(storage.read(CONFIG), f"{storage.uri}/{CONFIG}")
+    plan = storage.read_sealed(PLAN)
     try:
         planned, budget = [RoundPlan(**entry) for entry in plan["rounds"]], plan["budget"]
     except (KeyError, TypeError) as error:
-        raise storage.damaged(_PLAN, "it is no plan") from error
+        raise storage.damaged(PLAN, "it is no plan") from error
     # The plan says what the experiment may spend; a run killed while it was extended leaves config.yaml behind it.
     spend = {"acquisition.rounds": len(planned), "acquisition.budget": budget} if config.rounds else {}
     before, now = identity(stored) | spend, identity(config)

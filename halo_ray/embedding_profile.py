@@ -5,7 +5,6 @@ All are whole numbers, which add up to the same over images in any order.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from halo_ray.acquisition.maps import prediction_entropy
 from halo_ray.geometry import max_radius
 from halo_ray.geometry_health import nearest_labels, radii
 from halo_ray.models.segmenter import Segmentation
@@ -62,7 +62,7 @@ class Profile:
             _counted(of_class, classes),
             units.cpu().numpy(),
             _counted(_bins(r / radius_top(curvature), RADIUS_BINS), RADIUS_BINS),
-            _counted(_bins(_entropy(said.logits), ENTROPY_BINS), ENTROPY_BINS),
+            _counted(_bins(prediction_entropy(said.logits.float()), ENTROPY_BINS), ENTROPY_BINS),
         )
 
     @property
@@ -109,8 +109,3 @@ def _bins(share: Tensor, bins: int) -> Tensor:
 
 def _counted(numbers: Tensor, most: int) -> Counts:
     return numbers.bincount(minlength=most).cpu().numpy()
-
-
-def _entropy(logits: Tensor) -> Tensor:
-    log_p = logits.float().log_softmax(1)
-    return -(log_p.exp() * log_p).sum(1) / math.log(logits.shape[1])

@@ -95,11 +95,18 @@ def has_metrics(storage: Storage) -> bool:
 
 
 def read_metrics(storage: Storage) -> list[Row]:
-    """All records, round 0 (before any purchase) first."""
+    """All records, round 0 (before any purchase) first; there is at least that.
+
+    Raises:
+        InputError: the file is damaged.
+    """
     try:
-        return [json.loads(line) for line in storage.read(_METRICS).splitlines()]
+        rows = [json.loads(line) for line in storage.read(_METRICS).splitlines()]
     except ValueError as error:
         raise storage.damaged(_METRICS, error) from error
+    if not rows:
+        raise storage.damaged(_METRICS, "it is empty")
+    return rows
 
 
 def announce(context: Context, metrics: dict[str, Any]) -> None:

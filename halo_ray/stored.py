@@ -5,14 +5,12 @@ from __future__ import annotations
 import pyarrow as pa
 
 from halo_ray.data.classes import ClassSet, stored_class_set
-from halo_ray.data.manifest import list_splits
+from halo_ray.data.manifest import list_splits, load_split
 from halo_ray.errors import InputError, one_line
 from halo_ray.inspected import with_stored_sizes
 from halo_ray.patience import StorageError
 from halo_ray.storage import Storage
-from halo_ray.stored_config import CONFIG, StoredConfig, read_stored_config
-
-CLASSES = "classes.json"
+from halo_ray.stored_config import CLASSES, CONFIG, StoredConfig, read_stored_config
 
 
 def stored_config(storage: Storage) -> tuple[StoredConfig, str]:
@@ -59,6 +57,6 @@ def stored_pool(storage: Storage, data_root: str | None = None) -> pa.Table:
         InputError: the manifest is gone or damaged, or other images lie below ``data_root``.
     """
     if data_root is None:
-        return storage.read_checked_table("manifests/pool.parquet")
+        return load_split(storage, "pool")
     config = stored_config(storage)[0].config
     return with_stored_sizes(list_splits(config.data, data_root, config.seed, pool_labels=False), storage).pool

@@ -12,7 +12,8 @@ from halo_ray.config import Config, config_from_yaml
 from halo_ray.errors import InputError, one_line
 from halo_ray.yaml_text import load_yaml
 
-CONFIG = "config.yaml"
+CONFIG, PLAN, CLASSES = "config.yaml", "plan.json", "classes.json"
+"""What an experiment stores of itself when it begins."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,9 @@ ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 SECONDS = 300
 
+LOOK_EVERY = 2.0
+"""Seconds between two looks at a cluster through Ray's command line, each of which starts a Python of its own."""
+
 COMMANDS = ("setup", "initialization", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
 
 FAKE: dict[str, Any] = {

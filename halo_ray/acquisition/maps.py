@@ -69,7 +69,7 @@ class Maps:
     @cached_property
     def entropy(self) -> Tensor:
         """Prediction entropy −Σ p log p / log C, in [0, 1]."""
-        return self.per_pixel(_entropy)
+        return self.per_pixel(prediction_entropy)
 
     @cached_property
     def margin(self) -> Tensor:
@@ -177,7 +177,8 @@ def _count(present: Tensor, radius: int) -> Tensor:
     return reduce(torch.add, (rows[:, shift : shift + height] for shift in range(2 * radius + 1))).long()
 
 
-def _entropy(logits: Tensor) -> Tensor:
+def prediction_entropy(logits: Tensor) -> Tensor:
+    """−Σ p log p / log C of logits (N, C, h, w), in [0, 1]: (N, h, w)."""
     log_p = logits.log_softmax(1)
     return (log_p.exp().mul_(log_p)).sum(1).div_(-math.log(logits.shape[1])).clamp_min_(0)
 

@@ -66,8 +66,7 @@ def read_answers(
     said: Said = {region_id: [] for mine in ids for region_id in mine}
     pictures, problems = dict.fromkeys(names, ""), list[str]()
     files = [name for name in place.tree(ANSWERS) if _kind(name) is not None]
-    for name, data in read_all(place, [name for name in files if _kind(name) in LISTS]):
-        problems += _read_list(name, data, number, classes, said)
+    problems += _read_lists(place, files, number, classes, said)
     for name in files:
         path, kind = PurePosixPath(name), _kind(name)
         if kind in LISTS:
@@ -90,10 +89,11 @@ def read_answers(
     return requests.append_column("answers", found["answers"]), problems
 
 
-def _read_list(name: str, data: bytes, number: int, classes: ClassSet, said: Said) -> Iterator[str]:
-    """Adds what a list holds to ``said``, which has the ids of all regions; gives what is wrong with it."""
+def _read_lists(place: Storage, files: Iterable[str], number: int, classes: ClassSet, said: Said) -> Iterator[str]:
+    """Adds what the lists among the files hold to ``said``, which has the ids of all regions; gives what is wrong."""
     numbers = class_numbers(classes)
-    for where, entry in _entries(name, data):
+    lists = read_all(place, [name for name in files if _kind(name) in LISTS])
+    for where, entry in (each for name, data in lists for each in _entries(name, data)):
         if isinstance(entry, str):
             yield f"{where}: {entry}"
             continue
@@ -115,9 +115,8 @@ def _read_list(name: str, data: bytes, number: int, classes: ClassSet, said: Sai
 def listed_ids(place: Storage, number: int, classes: ClassSet, regions: Iterable[str], besides: str) -> set[str]:
     """Those of the regions that lists answer, but for lists below the directory ``besides``, as read_answers has it."""
     said: Said = {region_id: [] for region_id in regions}
-    names = [name for name in place.tree(ANSWERS) if _kind(name) in LISTS and not name.startswith(f"{besides}/")]
-    lists = read_all(place, names)
-    problems = [problem for name, data in lists for problem in _read_list(name, data, number, classes, said)]
+    files = [name for name in place.tree(ANSWERS) if not name.startswith(f"{besides}/")]
+    problems = [*_read_lists(place, files, number, classes, said)]
     return {region_id for region_id, label in _settled(said, problems, last_wins=False).items() if label != UNANSWERED}
 
 

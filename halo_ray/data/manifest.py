@@ -172,8 +172,13 @@ def save_splits(splits: Splits, storage: Storage) -> None:
         storage.write_checked_table(f"manifests/{split}.parquet", table)
 
 
+def load_split(storage: Storage, split: str) -> pa.Table:
+    """The stored manifest of one of SPLITS."""
+    return storage.read_checked_table(f"manifests/{split}.parquet")
+
+
 def load_splits(storage: Storage) -> Splits:
-    return Splits(**{split: storage.read_checked_table(f"manifests/{split}.parquet") for split in SPLITS})
+    return Splits(**{split: load_split(storage, split) for split in SPLITS})
 
 
 def sizes(table: pa.Table) -> list[tuple[int, int]]:

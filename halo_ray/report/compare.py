@@ -91,8 +91,9 @@ def curve(compared: Sequence[Group]) -> Figure:
     """mIoU against bought pixels, a line for every group with the interval of its mean; ends lie flat."""
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.add_subplot()
-    for place, group in enumerate(compared):
-        color, points = COLORS[place % len(COLORS)], group.points()
+    curves = [group.points() for group in compared]
+    for place, (group, points) in enumerate(zip(compared, curves, strict=True)):
+        color = COLORS[place % len(COLORS)]
         style = LINES[place // len(COLORS) % len(LINES)]
         if not group.buys:
             axes.axhline(100 * points[-1].miou, color=color, linestyle="--", label=group.label)
@@ -108,10 +109,12 @@ def curve(compared: Sequence[Group]) -> Figure:
             label=group.label,
         )
     if len(compared) == 1:
-        _control(axes, compared[0])
-    most = [points[-1].pixels for group in compared if group.buys and (points := group.points())[-1].pixels]
+        _control(axes, curves[0])
+    most = [
+        points[-1].pixels for group, points in zip(compared, curves, strict=True) if group.buys and points[-1].pixels
+    ]
     if most and max(most) > FAR * min(most):
-        least = min(point.pixels for group in compared for point in group.points() if point.pixels)
+        least = min(point.pixels for points in curves for point in points if point.pixels)
         axes.set_xscale("symlog", linthresh=least)
     axes.set(xlabel="pixels bought", ylabel="mIoU on the target's validation split, %")
     axes.grid(alpha=0.3)
@@ -148,9 +151,8 @@ def caption(compared: Sequence[Group]) -> str:
     return text
 
 
-def _control(axes: Any, group: Group) -> None:
+def _control(axes: Any, points: Sequence[Point]) -> None:
     """What the same training gave without labels."""
-    points = group.points()
     known = [(point.pixels, 100 * point.control) for point in points if point.control is not None]
     if known:
         start = (points[0].pixels, 100 * points[0].miou)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +13,13 @@ import pyarrow.compute as pc
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from halo_ray.acquisition.candidates import maps_of
 from halo_ray.acquisition.scores import ACQUISITIONS, acquisition_maps
 from halo_ray.checkpoint import load_model, scoring_checkpoint
 from halo_ray.data.features import network_input
-from halo_ray.data.images import decode_image, file, read_image
+from halo_ray.data.images import read_image
 from halo_ray.data.transforms import View
 from halo_ray.errors import BadRecordError, InputError
 from halo_ray.models.segmenter import Segmenter
@@ -41,6 +41,8 @@ LONGEST = 640
 
 Map = npt.NDArray[np.float32]
 
+Pixels = npt.NDArray[np.uint8]
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -52,24 +54,23 @@ class Picture:
     caption: str
 
 
-def frame_maps(told: Reported, model: Segmenter, function: str | None, image_id: str, number: int) -> dict[str, Map]:
-    """What a model says of an image: (H, W) maps by name, at label resolution.
+def frame_maps(
+    told: Reported, model: Segmenter, function: str | None, image_id: str, image: Pixels, number: int
+) -> dict[str, Map]:
+    """What a model says of an image (H, W, 3): (H, W) maps by name.
 
     Args:
         model: the one that chose round ``number``.
         function: the acquisition function whose map is wanted too; None: radius and entropy alone.
-
-    Raises:
-        BadRecordError: the image cannot be read.
     """
-    config, row = told.stored.config, _manifest_row(told.pool, image_id)
-    size, input_size = (row["height"], row["width"]), (config.data.height, config.data.width)
-    shown = View.whole(input_size).image(decode_image(file(row["image_uri"]))[0]).tobytes()
+    config = told.stored.config
+    input_size = config.data.height, config.data.width
+    shown = View.whole(input_size).image(Image.fromarray(image)).tobytes()
     with inference_here(), torch.inference_mode():
         maps = maps_of(
             model(network_input([shown], input_size, None, "cpu")),
             image_id,
-            size,
+            (image.shape[0], image.shape[1]),
             config.acquisition,
             curvature=model.curvature,
             seed=config.round_seed(number),
@@ -81,15 +82,12 @@ def frame_maps(told: Reported, model: Segmenter, function: str | None, image_id:
 
 
 def examples(told: Reported, *, own_functions: bool) -> tuple[list[Picture], list[str]]:
-    """Frames with their maps and the picks of the last round, and what is to be said of them: why some are missing.
+    """Frames with their maps and the picks of the last purchase, and what is to be said of them: why some are missing.
 
     Args:
         own_functions: whether an acquisition function that is named by a dotted path may be imported.
     """
-    number = told.purchases
-    if not number:
-        return [], []
-    name = told.stored.function
+    number, name = told.purchases, told.stored.function
     known = own_functions or name in ACQUISITIONS
     notes = [] if known else [f"no acquisition map: {name} is not one of halo_ray's own functions"]
     ids, pictures = [image_id for image_id, _ in _ordered(told.regions[-1])[:EXAMPLES]], []
@@ -101,7 +99,7 @@ def examples(told: Reported, *, own_functions: bool) -> tuple[list[Picture], lis
         return [], [*notes, redacted(f"no maps: {error}")]
     picks = told.picks(images)
     for place, (image_id, image) in enumerate(images.items(), start=1):
-        maps = frame_maps(told, model, name if known else None, image_id, number)
+        maps = frame_maps(told, model, name if known else None, image_id, image, number)
         mine = picks.filter(pc.equal(picks["image_id"], image_id))
         pictures.append(_example(f"frame-{place}", image_id, image, maps, mine, number))
     beta = told.stored.config.acquisition.selection_beta
@@ -116,8 +114,6 @@ def examples(told: Reported, *, own_functions: bool) -> tuple[list[Picture], lis
 
 def sampled(told: Reported) -> tuple[list[Picture], list[str]]:
     """The images in which most and in which least was bought, with all picks, and why some are missing."""
-    if not told.purchases:
-        return [], []
     total = Counter(dict.fromkeys(told.pool["image_id"].to_pylist(), 0))
     for regions in told.regions:
         total.update(regions)
@@ -137,11 +133,12 @@ def sampled(told: Reported) -> tuple[list[Picture], list[str]]:
     return pictures, problems
 
 
-def _read_images(told: Reported, image_ids: list[str]) -> tuple[dict[str, npt.NDArray[np.uint8]], list[str]]:
+def _read_images(told: Reported, image_ids: list[str]) -> tuple[dict[str, Pixels], list[str]]:
     """Images (H, W, 3) by id, and why some are missing."""
     images, problems = {}, list[str]()
     for image_id in image_ids:
-        found = _read(_manifest_row(told.pool, image_id)["image_uri"])
+        place = pc.index(told.pool["image_id"], image_id).as_py()
+        found = _read(told.pool["image_uri"][place].as_py())
         if not isinstance(found, str):
             images[image_id] = found
             continue
@@ -151,7 +148,7 @@ def _read_images(told: Reported, image_ids: list[str]) -> tuple[dict[str, npt.ND
     return images, problems
 
 
-def _read(uri: str) -> npt.NDArray[np.uint8] | str:
+def _read(uri: str) -> Pixels | str:
     """An image, or why it cannot be read."""
     try:
         return read_image(uri)
@@ -159,7 +156,7 @@ def _read(uri: str) -> npt.NDArray[np.uint8] | str:
         return redacted(str(error))
 
 
-def _contact_sheet(name: str, drawn: list[tuple[str, int, npt.NDArray[np.uint8], pa.Table]]) -> Picture:
+def _contact_sheet(name: str, drawn: list[tuple[str, int, Pixels, pa.Table]]) -> Picture:
     height, width = drawn[0][2].shape[:2]
     rows = -(-len(drawn) // 2)
     figure = Figure(figsize=(6.8, rows * (3.3 * height / width + 0.35) + 0.1), layout="constrained")
@@ -170,13 +167,10 @@ def _contact_sheet(name: str, drawn: list[tuple[str, int, npt.NDArray[np.uint8],
     for axes in panels[len(drawn) :]:
         axes.set_axis_off()
     listed = ", ".join(f"{image_id} ({count})" for image_id, count, *_ in drawn)
-    what = "most" if name == "most" else "least"
-    return Picture(f"sampled-{name}", figure, f"Images in which {what} regions were bought, in all rounds: {listed}.")
+    return Picture(f"sampled-{name}", figure, f"Images in which {name} regions were bought, in all rounds: {listed}.")
 
 
-def _example(
-    name: str, image_id: str, image: npt.NDArray[np.uint8], maps: dict[str, Map], picks: pa.Table, number: int
-) -> Picture:
+def _example(name: str, image_id: str, image: Pixels, maps: dict[str, Map], picks: pa.Table, number: int) -> Picture:
     """The image and its maps in two columns, with the picks of round ``number``, and on the image those before."""
     height, width = image.shape[:2]
     rows = -(-(1 + len(maps)) // 2)
@@ -203,7 +197,7 @@ def _example(
     return Picture(name, figure, caption)
 
 
-def _show(axes: Axes, image: npt.NDArray[np.uint8], title: str) -> None:
+def _show(axes: Axes, image: Pixels, title: str) -> None:
     axes.imshow(_small(image), extent=_extent(image.shape[:2]))
     axes.set_title(title if len(title) < 52 else f"…{title[-50:]}", fontsize=8)
     axes.set(xticks=[], yticks=[])
@@ -227,9 +221,3 @@ def _small(values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
 
 def _ordered(regions: Counter[str]) -> list[tuple[str, int]]:
     return sorted(regions.items(), key=lambda each: (-each[1], each[0]))
-
-
-def _manifest_row(pool: pa.Table, image_id: str) -> dict[str, Any]:
-    place = pc.index(pool["image_id"], image_id).as_py()
-    row: dict[str, Any] = pool.slice(place, 1).to_pylist()[0]
-    return row

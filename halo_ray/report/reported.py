@@ -93,8 +93,6 @@ def read_experiment(storage: Storage, data_root: str | None = None) -> Reported:
     if not has_metrics(storage):
         raise InputError(f"{storage.uri} has not evaluated a model yet: wait for its first record")
     (stored, text), classes, rows = stored_config(storage), stored_classes(storage), read_metrics(storage)
-    if not rows:
-        raise storage.damaged("metrics.jsonl", "it is empty")
     evaluations = {row["round"]: _histograms(storage, row["round"]) for row in rows}
     bought, regions = _purchases(Ledger(storage), rows, len(classes.classes))
     return Reported(

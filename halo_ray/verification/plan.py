@@ -5,9 +5,9 @@ from __future__ import annotations
 from fractions import Fraction
 
 from halo_ray.acquisition.budget import AcquisitionConfig, region_pixels
-from halo_ray.stored_config import CONFIG
+from halo_ray.stored_config import CONFIG, PLAN
 from halo_ray.verification.reader import RESTORE
-from halo_ray.verification.subject import PLAN, Pool, Subject
+from halo_ray.verification.subject import Pool, Subject
 
 
 def budget_pixels(config: AcquisitionConfig, budget: float, pool: Pool) -> Fraction:

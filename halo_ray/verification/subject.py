@@ -16,13 +16,11 @@ from halo_ray.config import Config
 from halo_ray.data.classes import ClassSet, stored_class_set
 from halo_ray.errors import InputError
 from halo_ray.storage import DIGEST
-from halo_ray.stored_config import CONFIG, read_stored_config
+from halo_ray.stored_config import CLASSES, CONFIG, PLAN, read_stored_config
 from halo_ray.verification.findings import Findings
 from halo_ray.verification.reader import RESTORE, Reader
 
 Ints = npt.NDArray[np.int64]
-
-PLAN, CLASSES = "plan.json", "classes.json"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from halo_ray.data.manifest import pool_mask
 from halo_ray.errors import InputError
 from halo_ray.patience import StorageError
 from halo_ray.storage import Storage, round_directory
-from halo_ray.stored_config import CONFIG
+from halo_ray.stored_config import CONFIG, PLAN
 from halo_ray.verification.checkpoints import check_checkpoints
 from halo_ray.verification.features import check_features
 from halo_ray.verification.findings import Findings
@@ -25,7 +25,7 @@ from halo_ray.verification.purchases import Earlier, Purchase
 from halo_ray.verification.reader import Reader
 from halo_ray.verification.selection import check_picks, check_selections
 from halo_ray.verification.stages import check_stages, find_done
-from halo_ray.verification.subject import PLAN, Subject, read_classes, read_config, read_plan
+from halo_ray.verification.subject import Subject, read_classes, read_config, read_plan
 
 
 def verify_experiment(uri: str) -> Findings:

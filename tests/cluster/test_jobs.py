@@ -12,10 +12,7 @@ from pathlib import Path
 
 import pytest
 import ray
-from ray_head import Head, own_actors, until
-
-LOOK_EVERY = 2.0
-"""Seconds between two looks at a job, each of which starts a Python of its own."""
+from ray_head import LOOK_EVERY, Head, own_actors, until
 
 TINY = ("python", "jobs/run_al.py", "--preset", "tiny")
 

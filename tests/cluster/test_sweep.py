@@ -13,12 +13,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from ray_head import ROOT, Head, listed, own_actors, until
+from ray_head import LOOK_EVERY, ROOT, Head, listed, own_actors, until
 
 TOGETHER = 2
-
-LOOK_EVERY = 2.0
-"""Seconds between two looks at the cluster, each of which starts a Python of its own."""
 
 CURVATURES, BUDGETS, FUNCTIONS = (1.0, 0.001), (0.01,), ("halo", "random")
 CELLS = set(product(CURVATURES, BUDGETS, FUNCTIONS))

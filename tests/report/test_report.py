@@ -23,6 +23,7 @@ from report_page import Page, check_numbers, metrics
 from halo_ray.acquisition.stochastic import stochastic_keys
 from halo_ray.checkpoint import load_model
 from halo_ray.config import Config
+from halo_ray.data.images import read_image
 from halo_ray.report.frames import frame_maps, sampled
 from halo_ray.report.reported import read_experiment
 from halo_ray.report.write import report
@@ -83,12 +84,12 @@ def test_frames_and_charts_are_drawn(experiment: Config) -> None:
         assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > least  # frames and maps, or at least lines and text
 
 
-def test_the_maps_are_those_by_which_the_round_was_chosen(experiment: Config) -> None:
+def test_the_maps_are_those_by_which_the_round_was_chosen(experiment: Config, dataset: Path) -> None:
     told = read_experiment(Storage(experiment.output_dir))
     rows = [row for row in ledger(Path(experiment.output_dir)) if row["round"] == 2]
     model = load_model(told.storage, "rounds/001/checkpoint")
     for image_id in {row["image_id"] for row in rows}:
-        maps = frame_maps(told, model, "halo", image_id, 2)
+        maps = frame_maps(told, model, "halo", image_id, read_image(f"{dataset}/night/images/{image_id}.jpg"), 2)
         keys = stochastic_keys(
             torch.from_numpy(maps["acquisition"]), beta=1.0, seed=experiment.seed * 1000 + 2, image_id=image_id
         )
