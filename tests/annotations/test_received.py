@@ -1,9 +1,8 @@
-"""What people are asked in a folder, and what is made of their answers, right ones and wrong ones."""
+"""What is made of people's answers, right ones and wrong ones."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,64 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
+from round_of_people import CLASSES, PIXELS, RADIUS, ROUND
 
-from halo_ray.annotations.export import export, exported
-from halo_ray.annotations.folder import class_named, class_numbers, folder, with_ids
+from halo_ray.annotations.folder import folder
 from halo_ray.annotations.oracles import UNANSWERED
 from halo_ray.annotations.received import read_answers
-from halo_ray.data.classes import IGNORE, ClassSet
-from halo_ray.errors import InputError
+from halo_ray.data.classes import IGNORE
 from halo_ray.storage import Storage
-
-ROUND, RADIUS = 3, 1
-CLASSES = ClassSet("test", ("road", "sky", "Traffic sign"), ids=(10, 20, 30), ignore_ids=(0,))
-SIZES = {"a/1": (40, 60), "b": (30, 50)}
-PLACES = {"a/1": [(10, 20), (0, 59), (11, 22)], "b": [(15, 15)]}
-"""Of one image a region is cut off by the corner, and another one overlaps the first."""
-
-PIXELS = {"a/1": [9, 4, 7], "b": [8]}
-"""Of each region: what an earlier one has, or was known before, is not asked."""
-
-WHY = {"score": 0.5, "radius": 1.5, "entropy": 0.25, "guess": 2, "probability": 0.75}
-
-
-@pytest.fixture
-def requests(tmp_path: Path) -> pa.Table:
-    rows = []
-    for image_id, (height, width) in SIZES.items():
-        path = tmp_path / f"{image_id.replace('/', '_')}.png"
-        noise = np.random.default_rng(len(rows)).integers(0, 256, (height, width, 3), np.uint8)
-        Image.fromarray(noise).save(path)
-        known = {"known_y": [15], "known_x": [15]} if image_id == "b" else {"known_y": [], "known_x": []}
-        picks = [{"y": y, "x": x, **WHY} for y, x in PLACES[image_id]]
-        where = {"image_id": image_id, "image_uri": str(path), "label_uri": None, "label_format": None}
-        rows.append({**where, "height": height, "width": width, **known, "picks": picks})
-    places, text = pa.list_(pa.int64()), pa.string()
-    schema = pa.schema([(key, text) for key in ("image_id", "image_uri", "label_uri", "label_format")])
-    for key, kind in {"height": pa.int32(), "width": pa.int32(), "known_y": places, "known_x": places}.items():
-        schema = schema.append(pa.field(key, kind))
-    pick = pa.struct([(key, pa.int64() if key in ("y", "x", "guess") else pa.float64()) for key in ("y", "x", *WHY)])
-    return with_ids(pa.Table.from_pylist(rows, schema.append(pa.field("picks", pa.list_(pick)))), ROUND, "model")
-
-
-@pytest.fixture
-def storage(cluster: None, requests: pa.Table, tmp_path: Path) -> Storage:
-    """An experiment that has asked."""
-    storage = Storage(str(tmp_path / "run"))
-    export(requests, storage, ROUND, CLASSES, RADIUS, 1)
-    return storage
-
-
-@pytest.fixture
-def place(storage: Storage) -> Path:
-    return Path(folder(storage, ROUND).root)
-
-
-@pytest.fixture
-def ids(place: Path) -> list[str]:
-    """Of the regions, as people read them."""
-    return [json.loads(line)["id"] for line in (place / "requests.jsonl").read_text().splitlines()]
-
 
 Read = Callable[..., tuple[list[list[int]], list[str]]]
 
@@ -94,70 +42,6 @@ def answered(label: int, region: int) -> list[int]:
 
 
 NOTHING = [answered(UNANSWERED, region) for region in range(4)]
-
-
-def test_the_list_says_what_is_asked_and_why(place: Path) -> None:
-    lines = [json.loads(line) for line in (place / "requests.jsonl").read_text().splitlines()]
-    assert [(line["image"], line["y"], line["x"]) for line in lines] == [
-        (image_id, y, x) for image_id, places in PLACES.items() for y, x in places
-    ]
-    for line in lines:
-        assert line["why"] == {**WHY, "guess": "Traffic sign"}
-        assert line["r"] == RADIUS
-        assert all((place / line[key]).is_file() for key in ("crops", "frame", "template"))
-    assert len({line["id"] for line in lines}) == 4
-
-
-def test_a_template_asks_for_the_pixels_that_are_bought(place: Path) -> None:
-    expected = np.full(SIZES["a/1"], 255)
-    for y, x in PLACES["a/1"]:
-        expected[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2] = 254
-    line = json.loads((place / "requests.jsonl").read_text().splitlines()[0])
-    with Image.open(place / line["template"]) as image:
-        assert image.mode == "P"
-        np.testing.assert_array_equal(np.asarray(image), expected)
-    with Image.open(place / "templates/b.png") as image:  # of which the centre is known
-        assert np.asarray(image)[14:17, 14:17].tolist() == [[254, 254, 254], [254, 255, 254], [254, 254, 254]]
-
-
-def test_a_crop_shows_what_lies_around_its_region(place: Path, tmp_path: Path) -> None:
-    line = json.loads((place / "requests.jsonl").read_text().splitlines()[0])
-    with Image.open(place / line["crops"]) as sheet, Image.open(tmp_path / "a_1.png") as image:
-        shown = np.asarray(sheet.crop((6, 6, 6 + 208, 6 + 208))).astype(int)
-        # A square of 2·(40 + 1) + 1 pixels: the image begins 31 above, 21 left of its edge.
-        scale = 208 / 83
-        for y, x in ((2, 4), (30, 40), (20, 8)):
-            top, left = (31 + y) * scale, (21 + x) * scale
-            patch = shown[round(top) : round(top + scale), round(left) : round(left + scale)].mean((0, 1))
-            assert np.abs(patch - np.asarray(image)[y, x]).max() < 60  # resampling overshoots on noise
-        assert (shown[:70, :40] == 0).all()  # beyond the image
-
-
-def test_all_regions_are_marked_in_the_frame(place: Path) -> None:
-    with Image.open(place / "frames/b.png") as frame:
-        assert frame.size == (50, 30)
-        assert frame.getpixel((12, 12)) == (255, 230, 0)
-        assert frame.getpixel((11, 11)) == (0, 0, 0)
-
-
-def test_nobody_was_asked_before_the_list_is_there(storage: Storage, requests: pa.Table, place: Path) -> None:
-    assert exported(storage, ROUND)
-    assert not exported(storage, ROUND + 1)
-    (place / "requests.jsonl").unlink()
-    assert not exported(storage, ROUND)
-    (place / "templates/of_a_killed_run.png").touch()
-    export(requests, storage, ROUND, CLASSES, RADIUS, 1)
-    assert exported(storage, ROUND)
-    assert {path.name for path in (place / "templates").iterdir()} == {"a%2F1.png", "b.png"}
-
-
-def test_ids_are_of_one_model_and_one_region(requests: pa.Table) -> None:
-    bare = requests.drop_columns("ids")
-    mine, others = (
-        [one for each in with_ids(bare, ROUND, model)["ids"].to_pylist() for one in each] for model in ("a", "b")
-    )
-    assert not set(mine) & set(others)
-    assert all(re.fullmatch(r"r3-[1-4]-[0-9a-f]{4}", one) for one in mine)
 
 
 def test_nothing_is_answered_yet(read: Read) -> None:
@@ -318,25 +202,6 @@ def test_a_quotation_mark_too_many_is_named(read: Read, place: Path, ids: list[s
     assert len(problem(read)) < 200
 
 
-def test_answers_survive_the_loss_of_the_list(storage: Storage, requests: pa.Table, place: Path) -> None:
-    (place / "answers/a.csv").write_text("id,label\n")
-    (place / "requests.jsonl").unlink()
-    with pytest.raises(InputError, match=r"requests/round-003/requests.jsonl is gone"):
-        export(requests, storage, ROUND, CLASSES, RADIUS, 1)
-    assert (place / "answers/a.csv").exists()
-
-
-def test_names_that_differ_in_case_alone_are_told_apart() -> None:
-    classes = ClassSet("test", ("Car", "car", "road "))
-    assert [class_named(name, classes) for name in ("Car", "car ", "CAR", "Road", "sky")] == [0, 1, None, 2, None]
-
-
-@pytest.mark.parametrize("name", ["?", "Can't tell"])
-def test_a_class_that_means_that_nobody_can_tell_is_refused(name: str) -> None:
-    with pytest.raises(InputError, match="means to oracle files that nobody can tell: give it another name"):
-        class_numbers(ClassSet("test", ("road", name)))
-
-
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.95])
 def test_half_a_template_is_named(read: Read, place: Path, share: float) -> None:
     fill(place, "templates/b.png", dict.fromkeys([(14, 14), (16, 16)], 20), "answers/b.png")
@@ -393,12 +258,3 @@ def test_a_template_and_a_list_that_agree_complete_each_other(read: Read, place:
     fill(place, "templates/b.png", {(14, 14): 10})
     (place / "answers/a.csv").write_text(f"{ids[3]},road\n")
     assert read() == ([*NOTHING[:3], answered(0, 3)], [])
-
-
-@pytest.mark.parametrize(
-    ("ids", "ignore_ids"), [((254, 1, 2), ()), ((0, 1, 2), (254,)), ((-1, 1, 2), ()), ((255, 1, 2), ())]
-)
-def test_class_numbers_that_templates_need_are_refused(ids: tuple[int, ...], ignore_ids: tuple[int, ...]) -> None:
-    classes = ClassSet("mine", ("a", "b", "c"), ids=ids, ignore_ids=ignore_ids)
-    with pytest.raises(InputError, match="class set mine numbers a class or void 254, or a class 255"):
-        class_numbers(classes)
