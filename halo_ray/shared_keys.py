@@ -68,6 +68,12 @@ _DEPENDS: dict[str, Callable[[str, Config], bool]] = {
 """Whether a kind of stage, the last part of its name, depends on an identity key."""
 
 
+def pretraining_settings(config: Config) -> dict[str, Any]:
+    """The identity keys that the pretrained model depends on, with their values."""
+    depends = _DEPENDS["pretrain"]
+    return {key: value for key, value in identity(config).items() if depends(key, config)}
+
+
 def stage_entry(context: Context, name: str) -> str:
     """Where the store keeps a stage: its name and the hash of all that its result depends on."""
     config, kind = context.config, kind_of(name)

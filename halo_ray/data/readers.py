@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -36,7 +37,7 @@ class SplitConfig:
     """Name of the split in that layout: cityscapes: train, val, test; acdc: the same, or night/train for one condition;
     camvid: a list under splits/, as day; synthetic: source or target (empty: as the split of this experiment)."""
     root: str | None = None
-    """Directory or URI of this split; null: data_root."""
+    """Directory or URI of this split, a relative one below data_root if that is given; null: data_root."""
     images: str = "images/*"
     """Reader folder: pattern of the images below the root; one * stands for the image id."""
     labels: str | None = None
@@ -106,7 +107,10 @@ def split_root(config: SplitConfig, data_root: str, key: str) -> str:
     root = config.root or data_root
     if not root:
         raise InputError(f"{key} needs a directory: set --data_root or --{key}.root")
-    return root
+    if not config.root or not data_root or "://" in root or os.path.isabs(root):
+        return root
+    place, mark, options = data_root.partition("?" if "://" in data_root else "\0")
+    return f"{place.rstrip('/')}/{root}{mark}{options}"
 
 
 def _read(config: SplitConfig, root: str) -> pa.Table:

@@ -11,7 +11,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from halo_ray.sweep.space import FLOOR
 
 POINT = "point"
-"""Key of Ray Tune's trial configuration that holds the Point, as a dictionary."""
+"""Key of Ray Tune's trial configuration that holds the name of a trial and what it sets, as a dictionary."""
 
 
 class AshaWithinBudget(FIFOScheduler):  # type: ignore[misc]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from halo_ray.config import Config, config_to_yaml, identity
 from halo_ray.context import finished_rounds
@@ -23,9 +23,39 @@ FINISHED, STOPPED, OPEN = "finished", "stopped", "open"
 _FILE = "sweep.json"
 
 
+class Trial(Protocol):
+    """One experiment of a sweep."""
+
+    @property
+    def name(self) -> str:
+        """Of the trial's directory."""
+
+    def set(self, base: Config) -> Config:
+        """``base`` with what the trial sets; raises InputError where a value cannot be used."""
+
+
+class Space(Protocol):
+    """The trials of a sweep."""
+
+    swept: ClassVar[tuple[str, ...]]
+    """Identity keys that trials set, whatever the configuration around which they lie says."""
+
+    def points(self) -> Sequence[Trial]:
+        """All trials; those that share the most after each other."""
+
+    def leaders(self, base: Config) -> Sequence[Trial]:
+        """For each pretrained model a trial whose first scoring pass serves others."""
+
+    def beside(self, base: Config, leader: Trial) -> tuple[str, ...]:
+        """The acquisition functions of those others."""
+
+    def told(self) -> dict[str, Any]:
+        """What must be the same when the sweep is resumed, by option of the command line; JSON-able."""
+
+
 @dataclass(frozen=True)
 class Point:
-    """What one trial sets."""
+    """What one trial of a SearchSpace sets."""
 
     curvature: float
     budget: float
@@ -37,6 +67,15 @@ class Point:
         """Of the trial's directory."""
         return f"c{self.curvature!r}-b{self.budget!r}-{self.acquisition}-s{self.seed}"
 
+    def set(self, base: Config) -> Config:
+        """``base`` with these values; raises InputError where one cannot be used."""
+        return replace(
+            base,
+            seed=self.seed,
+            model=replace(base.model, curvature=self.curvature),
+            acquisition=replace(base.acquisition, budget=self.budget, function=self.acquisition),
+        )
+
 
 @dataclass(frozen=True)
 class SearchSpace:
@@ -46,6 +85,8 @@ class SearchSpace:
     budget: tuple[float, ...]
     acquisition: tuple[str, ...]
     seeds: int
+
+    swept: ClassVar[tuple[str, ...]] = SWEPT
 
     @classmethod
     def of(
@@ -81,24 +122,29 @@ class SearchSpace:
         order = product(self.curvature, seeds, self.budget, self.acquisition)
         return [Point(curvature, budget, acquisition, seed) for curvature, seed, budget, acquisition in order]
 
-    def leaders(self) -> list[Point]:
+    def leaders(self, base: Config) -> list[Point]:
         """For each curvature and seed the trial with the largest budget: its first scoring pass serves the others."""
         most, first = max(self.budget), self.acquisition[0]
         return [Point(curvature, most, first, seed) for curvature, seed in product(self.curvature, range(self.seeds))]
 
+    def beside(self, base: Config, leader: Trial) -> tuple[str, ...]:
+        """All functions but that of the leaders."""
+        return self.acquisition[1:]
 
-def configure(base: Config, point: Point) -> Config:
+    def told(self) -> dict[str, Any]:
+        """The values, in lists."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+def configure(base: Config, trial: Trial) -> Config:
     """The configuration of a trial.
 
     Raises:
-        InputError: a value of the point cannot be used.
+        InputError: a value of it cannot be used.
     """
     return replace(
-        base,
-        output_dir=Storage(base.output_dir).below(f"trials/{point.name}").uri,
-        seed=point.seed,
-        model=replace(base.model, curvature=point.curvature),
-        acquisition=replace(base.acquisition, budget=point.budget, function=point.acquisition),
+        trial.set(base),
+        output_dir=Storage(base.output_dir).below(f"trials/{trial.name}").uri,
         execution=replace(
             base.execution,
             shared_stages=base.execution.shared_stages or Storage(base.output_dir).below("shared").uri,
@@ -106,19 +152,19 @@ def configure(base: Config, point: Point) -> Config:
     )
 
 
-def stopped_file(point: Point) -> str:
+def stopped_file(trial: Trial) -> str:
     """Says that a trial was stopped before its last round, and after which."""
-    return f"stopped/{point.name}.json"
+    return f"stopped/{trial.name}.json"
 
 
-def status(base: Config, point: Point) -> str:
+def status(base: Config, trial: Trial) -> str:
     """How a trial stands: FINISHED, STOPPED or OPEN."""
-    if finished_rounds(configure(base, point)) is not None:
+    if finished_rounds(configure(base, trial)) is not None:
         return FINISHED
-    return STOPPED if Storage(base.output_dir).exists(stopped_file(point)) else OPEN
+    return STOPPED if Storage(base.output_dir).exists(stopped_file(trial)) else OPEN
 
 
-def open_sweep(base: Config, space: SearchSpace) -> Storage:
+def open_sweep(base: Config, space: Space) -> Storage:
     """The directory of a sweep, begun now or before.
 
     Raises:
@@ -131,8 +177,8 @@ def open_sweep(base: Config, space: SearchSpace) -> Storage:
     if storage.exists("stages"):
         raise InputError(f"{storage.uri} holds an experiment, not a sweep: name another output_dir")
     # As texts: JSON has no infinity, which some settings are.
-    fixed = {key: str(value) for key, value in identity(base).items() if key not in SWEPT}
-    now: dict[str, Any] = {"space": _as_json(space), "fixed": fixed}
+    fixed = {key: str(value) for key, value in identity(base).items() if key not in space.swept}
+    now: dict[str, Any] = {"space": space.told(), "fixed": fixed}
     if not storage.exists(_FILE):
         storage.write_json(_FILE, now)
         storage.write("base.yaml", config_to_yaml(base).encode())
@@ -150,7 +196,3 @@ def open_sweep(base: Config, space: SearchSpace) -> Storage:
             "back"
         )
     return storage
-
-
-def _as_json(space: SearchSpace) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(space).items()}

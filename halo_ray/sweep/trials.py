@@ -6,13 +6,13 @@ import os
 import sys
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import ray
 from ray import tune
 from ray.tune import Callback, FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig, Tuner
-from ray.tune.experiment import Trial
+from ray.tune.experiment import Trial as TuneTrial
 
 from halo_ray.cluster import ANYWHERE, autoscales, device_of, most, training_workers
 from halo_ray.config import Config
@@ -23,7 +23,7 @@ from halo_ray.results import read_metrics
 from halo_ray.runtime import input_error, joined_address
 from halo_ray.storage import Storage
 from halo_ray.sweep.scheduler import POINT, AshaWithinBudget
-from halo_ray.sweep.space import FINISHED, STOPPED, Point, SearchSpace, configure, status, stopped_file
+from halo_ray.sweep.space import FINISHED, STOPPED, Space, Trial, configure, status, stopped_file
 from halo_ray.visibility import check_shared
 
 DRIVER = {"memory": 2**20}
@@ -45,7 +45,7 @@ class SweepConfig:
             raise InputError(f"--max_concurrent_trials is {self.max_concurrent_trials}: it must be at least 1")
 
 
-def run_trials(base: Config, space: SearchSpace, how: SweepConfig, storage: Storage) -> None:
+def run_trials(base: Config, space: Space, how: SweepConfig, storage: Storage) -> None:
     """Runs all trials that are not done, in the directory of their sweep; Ray must be connected.
 
     Raises:
@@ -103,24 +103,21 @@ def _sized(base: Config, how: SweepConfig) -> tuple[Config, int]:
     return replace(base, execution=execution), together
 
 
-def _prepare(base: Config, space: SearchSpace, together: int) -> None:
+def _prepare(base: Config, space: Space, together: int) -> None:
     """Computes what trials share, each thing once: what is common to most first, then all curvatures and seeds."""
-    leaders = space.leaders()
-    seeds = {point.seed: point for point in reversed(leaders)}
-    alone = [seeds[seed] for seed in sorted(seeds)] if base.training.cache_features else leaders[:1]
-    todo = [point for point in leaders if finished_rounds(configure(base, point)) is None]
+    configs = []
+    for leader in space.leaders(base):
+        config = configure(base, leader)
+        functions = tuple(dict.fromkeys((*config.execution.compare_functions, *space.beside(base, leader))))
+        configs.append(replace(config, execution=replace(config.execution, compare_functions=functions)))
+    todo = [config for config in configs if finished_rounds(config) is None]
     if not todo:
         return
-    others = space.acquisition[1:]
-    configs = {}
-    for point in leaders:
-        config = configure(base, point)
-        functions = tuple(dict.fromkeys((*config.execution.compare_functions, *others)))
-        configs[point] = replace(config, execution=replace(config.execution, compare_functions=functions))
-    for point in alone:
-        _all_of([configs[point]], 1, only_features=True)
+    seeds = {config.seed: config for config in reversed(configs)}
+    for config in [seeds[seed] for seed in sorted(seeds)] if base.training.cache_features else configs[:1]:
+        _all_of([config], 1, only_features=True)
     print(f"preparing what trials share: {len(todo)} pretrained models", flush=True)
-    _all_of([configs[point] for point in todo], together, only_features=False)
+    _all_of(todo, together, only_features=False)
 
 
 def _all_of(configs: list[Config], together: int, *, only_features: bool) -> None:
@@ -151,20 +148,20 @@ def _enter(directory: str) -> None:
         os.chdir(directory)
 
 
-def _tune(base: Config, space: SearchSpace, how: SweepConfig, together: int, storage: Storage) -> None:
-    points = space.points()
+def _tune(base: Config, space: Space, how: SweepConfig, together: int, storage: Storage) -> None:
+    points = {point.name: point for point in space.points()}
     asha = how.scheduler == "asha"
     if not asha:
         storage.clear("stopped")
-    watch = _Watch(base, storage, len(points))
+    watch = _Watch(base, storage, points)
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # a banner that verbose=0 does not silence
     name = uuid.uuid4().hex[:8]  # a name that exists would be overwritten, or resumed
     tuner = Tuner(
         tune.with_resources(
-            tune.with_parameters(_trial, directory=os.getcwd(), base=base, replay=asha),
+            tune.with_parameters(_trial, directory=os.getcwd(), base=base, points=points, replay=asha),
             PlacementGroupFactory([DRIVER], strategy="PACK"),
         ),
-        param_space={POINT: tune.grid_search([asdict(point) for point in points])},
+        param_space={POINT: tune.grid_search([{"name": name, **vars(point)} for name, point in points.items()])},
         tune_config=TuneConfig(
             scheduler=AshaWithinBudget(base.rounds) if asha else None,
             max_concurrent_trials=together,
@@ -187,12 +184,12 @@ def _tune(base: Config, space: SearchSpace, how: SweepConfig, together: int, sto
         said = input_error(errors[0]) or f"a process failed ({one_line(errors[0])[-300:]})"
         raise InputError(f"{len(errors)} of {len(points)} trials failed; the first: {said}")
     # Ray Tune returns as if nothing had been when it is interrupted.
-    open_ones = [point for point in points if status(base, point) not in (FINISHED, STOPPED)]
+    open_ones = [point for point in points.values() if status(base, point) not in (FINISHED, STOPPED)]
     if open_ones:
         raise InputError(f"{len(open_ones)} of {len(points)} trials are not done: the same command continues them")
 
 
-def _trial(params: Mapping[str, Any], directory: str, base: Config, replay: bool) -> None:
+def _trial(params: Mapping[str, Any], directory: str, base: Config, points: Mapping[str, Trial], replay: bool) -> None:
     """What Ray Tune runs for each point.
 
     Args:
@@ -200,7 +197,7 @@ def _trial(params: Mapping[str, Any], directory: str, base: Config, replay: bool
         replay: a trial that was stopped before says again what it reached, for others to be compared with.
     """
     _enter(directory)
-    point = Point(**params[POINT])
+    point = points[params[POINT]["name"]]
     config, storage = configure(base, point), Storage(base.output_dir)
     if replay and storage.exists(stopped_file(point)):
         last = storage.read_json(stopped_file(point))["round"]
@@ -218,18 +215,18 @@ def _report(metrics: Mapping[str, Any]) -> None:
 class _Watch(Callback):  # type: ignore[misc]
     """Says how trials go, and stores which were stopped: a resumed sweep must not begin them again."""
 
-    def __init__(self, base: Config, storage: Storage, total: int) -> None:
-        self._base, self._storage, self._total = base, storage, total
+    def __init__(self, base: Config, storage: Storage, points: Mapping[str, Trial]) -> None:
+        self._base, self._storage, self._points = base, storage, points
 
     def on_trial_result(
-        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
-        point = Point(**trial.config[POINT])
+        point = self._points[trial.config[POINT]["name"]]
         print(f"{point.name}: round {result['round']}, mIoU {100 * result['miou']:.1f} %", flush=True)
 
-    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        point, last = Point(**trial.config[POINT]), trial.last_result
-        done = f"{1 + sum(other.status == Trial.TERMINATED for other in trials)} of {self._total} trials"
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        point, last = self._points[trial.config[POINT]["name"]], trial.last_result
+        done = f"{1 + sum(other.status == TuneTrial.TERMINATED for other in trials)} of {len(self._points)} trials"
         if finished_rounds(configure(self._base, point)) is not None:
             print(f"{point.name}: finished; {done}", flush=True)
             return
