@@ -3,12 +3,17 @@
     python jobs/sweep.py --preset tiny --curvature 0.5 1 --budget 0.005 0.01 --acquisition halo entropy --seeds 2
     python jobs/sweep.py --preset camvid_day_to_dusk --data_root PATH --curvature 0.1 0.5 1 2 \\
         --budget 0.0001 0.0004 0.002 --acquisition halo entropy random --seeds 3 --output_dir runs/sweep
+    python jobs/sweep.py --preset evidence_camvid --data_root PATH --model.backbone PATH      # a study of variants
     ray job submit --working-dir . -- python jobs/sweep.py ... --output_dir s3://BUCKET/SWEEP
 
 Random is always among the functions, and seeds are the same everywhere, so that differences to it are paired. What
 trials have in common (inspection, features, pretraining of a curvature and seed, its first scoring pass) is computed
 once. The same command again continues where it stopped. OUTPUT_DIR/trials holds the experiments; results.csv,
-results.json and sweep.png say what they found. All options of run_al.py are understood. Exit code 0: all trials are
+results.json and sweep.png say what they found.
+
+--study FILE tries named variants of any settings instead: see jobs/presets/studies. Those of a preset's name belong to
+it and are taken where nothing else says what to try. What they found stands in results.json, results.txt and study.png.
+All options of run_al.py are understood. Exit code 0: all trials are
 done; 2: something must be mended first, one sentence says what.
 """
 
@@ -22,8 +27,10 @@ from halo_ray.errors import InputError
 from halo_ray.job import exit_code
 from halo_ray.secret import redacted
 from halo_ray.sweep.results import table
-from halo_ray.sweep.run import run_sweep
+from halo_ray.sweep.run import run_study, run_sweep
 from halo_ray.sweep.space import SearchSpace
+from halo_ray.sweep.study import read_study
+from halo_ray.sweep.study_results import study_text
 from halo_ray.sweep.trials import SweepConfig
 
 PRESETS = Path(__file__).parent / "presets"
@@ -41,11 +48,39 @@ def sweep(arguments: list[str]) -> None:
     if not any(option.partition("=")[0] == "--output_dir" for option in rest):
         place, mark, options_of_store = base.output_dir.partition("?")
         base = replace(base, output_dir=f"{place}-sweep{mark}{options_of_store}")  # there, an experiment may lie
-    space = SearchSpace.of(base, options.curvature, options.budget, options.acquisition, options.seeds)
+    how = SweepConfig(options.scheduler, options.max_concurrent_trials)
+    if (file := _study(options, rest)) is not None:
+        study = read_study(file, base)
+        print(f"{len(study.points())} trials in {redacted(base.output_dir)}", flush=True)
+        print(study_text(run_study(base, study, how)))
+        print(f"Results: {redacted(base.output_dir)}")
+        return
+    seeds = 1 if options.seeds is None else options.seeds
+    space = SearchSpace.of(base, options.curvature, options.budget, options.acquisition, seeds)
     print(f"{len(space.points())} trials in {redacted(base.output_dir)}", flush=True)
-    cells = run_sweep(base, space, SweepConfig(options.scheduler, options.max_concurrent_trials))
+    cells = run_sweep(base, space, how)
     print(table(cells, space))
     print(f"Results: {redacted(base.output_dir)}")
+
+
+def _study(options: Namespace, rest: list[str]) -> Path | None:
+    """The file that says what to try; None where the options do."""
+    crossed = [
+        key for key in ("curvature", "budget", "acquisition", "seeds") if getattr(options, key) not in (None, [])
+    ]
+    if options.study is not None:
+        if crossed or options.scheduler != "fifo":
+            key = crossed[0] if crossed else "scheduler"
+            raise InputError(f"--study {options.study} says what is tried, and --{key} too: leave one of them out")
+        return Path(options.study)
+    presets = [
+        value if is_one else rest[place + 1]
+        for place, option in enumerate(rest)
+        for name, is_one, value in [option.partition("=")]
+        if name == "--preset"
+    ]
+    files = [PRESETS / "studies" / f"{preset}.yaml" for preset in presets]
+    return next((file for file in files if file.is_file()), None) if not crossed else None
 
 
 def _parse(arguments: list[str]) -> tuple[Namespace, list[str]]:
@@ -56,7 +91,8 @@ def _parse(arguments: list[str]) -> tuple[Namespace, list[str]]:
     parser.add_argument("--curvature", type=float, nargs="+", default=[], help="values of model.curvature")
     parser.add_argument("--budget", type=float, nargs="+", default=[], help="values of acquisition.budget")
     parser.add_argument("--acquisition", nargs="+", default=[], help="acquisition functions; random is added")
-    parser.add_argument("--seeds", type=int, default=1, help="how many seeds: 0, 1, ...")
+    parser.add_argument("--seeds", type=int, help="how many seeds: 0, 1, ...; default: 1")
+    parser.add_argument("--study", help="YAML file with variants of any settings, and tables of them")
     parser.add_argument("--scheduler", choices=("fifo", "asha"), default="fifo", help="asha stops poor trials")
     parser.add_argument("--max_concurrent_trials", type=int, help="default: as many as GPUs or CPUs have room for")
     try:

@@ -10,11 +10,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from halo_ray.config import identity
-from halo_ray.figures import COLORS, MARKERS
+from halo_ray.figures import COLORS, LINES, MARKERS
 from halo_ray.intervals import CONFIDENCE, half_interval
 from halo_ray.report.reported import Reported
-
-LINES = ("-", "--", ":", "-.")
 
 FAR = 20
 """Between the budgets of two groups from which on pixels are drawn on a logarithmic axis."""

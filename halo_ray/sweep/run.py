@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, TypeVar
 
 from halo_ray.config import Config
 from halo_ray.runtime import ray_session
 from halo_ray.storage import Storage
 from halo_ray.sweep.results import Cell, write_results
-from halo_ray.sweep.space import SearchSpace, open_sweep
+from halo_ray.sweep.space import SearchSpace, Space, open_sweep
+from halo_ray.sweep.study import Study
+from halo_ray.sweep.study_results import write_study
 from halo_ray.sweep.trials import SweepConfig, run_trials
+
+AnySpace = TypeVar("AnySpace", bound=Space)
+Found = TypeVar("Found")
 
 
 def run_sweep(base: Config, space: SearchSpace, how: SweepConfig) -> list[Cell]:
@@ -18,6 +25,15 @@ def run_sweep(base: Config, space: SearchSpace, how: SweepConfig) -> list[Cell]:
     Raises:
         InputError: the directory holds another sweep, a trial failed, or something must be mended before any can begin.
     """
+    return _run(base, space, how, write_results)
+
+
+def run_study(base: Config, study: Study, how: SweepConfig) -> dict[str, Any]:
+    """The same for a study; gives what results.json holds."""
+    return _run(base, study, how, write_study)
+
+
+def _run(base: Config, space: AnySpace, how: SweepConfig, write: Callable[[Config, AnySpace], Found]) -> Found:
     # Trials run in directories of their own.
     base = replace(base, output_dir=Storage(base.output_dir).uri)
     storage = open_sweep(base, space)
@@ -25,5 +41,5 @@ def run_sweep(base: Config, space: SearchSpace, how: SweepConfig) -> list[Cell]:
         with ray_session(base.execution):
             run_trials(base, space, how, storage)
     finally:
-        cells = write_results(base, space)
-    return cells
+        found = write(base, space)
+    return found

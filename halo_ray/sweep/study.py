@@ -1,0 +1,157 @@
+"""A study: tables of named variants of one configuration, each with several budgets and seeds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+
+from halo_ray.config import Config, identity
+from halo_ray.errors import InputError, one_line
+from halo_ray.shared_keys import pretraining_settings
+from halo_ray.suggest import nearest
+from halo_ray.sweep.space import Trial
+from halo_ray.sweep.variants import with_settings
+from halo_ray.yaml_text import load_yaml
+
+_ONE_PASS = ("acquisition.function", "acquisition.budget")
+"""What trials that one scoring pass serves may differ in."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One trial: a variant with a budget and a seed."""
+
+    variant: str
+    budget: float
+    seed: int
+    settings: Mapping[str, Any] = field(compare=False)
+    """Of the variant."""
+
+    @property
+    def name(self) -> str:
+        """Of the trial's directory."""
+        return f"{self.variant}-b{self.budget!r}-s{self.seed}"
+
+    def set(self, base: Config) -> Config:
+        """``base`` with the settings, budget and seed; raises InputError where one cannot be used."""
+        config = replace(base, seed=self.seed, acquisition=replace(base.acquisition, budget=self.budget))
+        return with_settings(config, self.settings, f"variant {self.variant}")
+
+
+@dataclass(frozen=True)
+class Table:
+    """What is shown together."""
+
+    title: str
+    variants: tuple[str, ...]
+    budget: tuple[float, ...]
+    seeds: int
+    reference: str
+    """Variant to which differences are taken, seed by seed."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """Variants, the settings of each by dotted key, and the tables that they stand in."""
+
+    variants: Mapping[str, Mapping[str, Any]]
+    tables: tuple[Table, ...]
+
+    swept: ClassVar[tuple[str, ...]] = ("seed", "acquisition.budget")
+
+    def points(self) -> list[Case]:
+        """All trials once, seed by seed, so that what is done when a study is interrupted can be compared."""
+        found = {
+            Case(variant, budget, seed, self.variants[variant]): None
+            for seed in range(max(table.seeds for table in self.tables))
+            for table in self.tables
+            if seed < table.seeds
+            for budget in table.budget
+            for variant in table.variants
+        }
+        return list(found)
+
+    def leaders(self, base: Config) -> list[Case]:
+        """For each pretrained model the trial with the largest budget, of those whose scoring pass serves the most."""
+        return [passes[0] for passes in self._passes(base).values()]
+
+    def beside(self, base: Config, leader: Trial) -> tuple[str, ...]:
+        """The functions of the trials that the first pass of ``leader`` serves."""
+        passes = next(passes for passes in self._passes(base).values() if passes[0] == leader)
+        return tuple(dict.fromkeys(case.set(base).acquisition.function for case in passes[1:]))
+
+    def told(self) -> dict[str, Any]:
+        """Nothing: variants and tables may be added, and each trial knows its own settings."""
+        return {}
+
+    def _passes(self, base: Config) -> dict[str, list[Case]]:
+        """For each pretrained model the trials of which one scoring pass serves the most, largest budget first."""
+        same_pass: dict[str, dict[str, list[Case]]] = {}
+        for case in self.points():
+            config = case.set(base)
+            scored = {key: value for key, value in identity(config).items() if key not in _ONE_PASS}
+            passes = same_pass.setdefault(repr(pretraining_settings(config)), {})
+            passes.setdefault(repr(scored), []).append(case)
+        most = {model: max(passes.values(), key=len) for model, passes in same_pass.items()}
+        return {model: sorted(cases, key=lambda case: -case.budget) for model, cases in most.items()}
+
+
+def read_study(path: Path, base: Config) -> Study:
+    """The study that a YAML file describes, around ``base``.
+
+    ``variants``: settings by dotted key, by name. ``tables``: by title: ``variants`` (names), ``seeds`` (how many),
+    ``reference`` (a variant), ``budget`` (a list; without it that of ``base``).
+
+    Raises:
+        InputError: the file cannot be read, or something in it cannot be used.
+    """
+    try:
+        tree = load_yaml(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no YAML: {one_line(error)}") from error
+    if not isinstance(tree, dict) or set(tree) != {"variants", "tables"} or not all(map(_is_tree, tree.values())):
+        raise InputError(f"{path} must hold variants and tables, and nothing else")
+    for name, settings in tree["variants"].items():
+        if not isinstance(settings, dict):
+            raise InputError(f"{path}: variant {name} must hold settings by key, {{}} for none")
+    tables = tuple(
+        _table(f"{path}: table {title}", title, own, tree["variants"], base) for title, own in tree["tables"].items()
+    )
+    study = Study(tree["variants"], tables)
+    try:
+        for case in study.points():
+            case.set(base)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return study
+
+
+def _table(where: str, title: Any, tree: Any, variants: Mapping[str, Any], base: Config) -> Table:
+    wanted = {"variants", "seeds", "reference"}
+    if not isinstance(tree, dict) or not wanted <= set(tree) <= {*wanted, "budget"}:
+        raise InputError(f"{where} must hold variants, seeds and reference, and may hold budget")
+    names, budget, seeds = tree["variants"], tree.get("budget", [base.acquisition.budget]), tree["seeds"]
+    if not isinstance(names, list) or not names or not isinstance(budget, list) or not budget:
+        raise InputError(f"{where}: variants and budget must be lists that are not empty")
+    twice = [name for name, times in Counter(map(str, names)).items() if times > 1]
+    if twice:
+        raise InputError(f"{where}: variant {twice[0]} stands twice")
+    for name in (*names, tree["reference"]):
+        if name not in variants:
+            raise InputError(f"{where}: there is no variant {name!r}; {nearest(str(name), variants)}")
+    if not isinstance(seeds, int) or seeds < 1:
+        raise InputError(f"{where}: seeds is {seeds!r}: it must be a whole number of at least 1")
+    if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in budget):
+        raise InputError(f"{where}: budget must hold numbers")
+    return Table(str(title), tuple(names), tuple(float(value) for value in budget), seeds, tree["reference"])
+
+
+def _is_tree(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(key, str) for key in value)

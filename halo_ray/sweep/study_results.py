@@ -1,0 +1,218 @@
+"""What a study has found: every run in one JSON, from which all else is computed, and tables and a plot of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from halo_ray.annotations.ledger import Ledger
+from halo_ray.config import Config
+from halo_ray.data.classes import IGNORE
+from halo_ray.figures import COLORS, LINES, MARKERS, save_figure
+from halo_ray.intervals import CONFIDENCE, half_interval
+from halo_ray.report.correlation import radius_correlation
+from halo_ray.results import Row, has_metrics, read_metrics
+from halo_ray.storage import Storage
+from halo_ray.sweep.space import FINISHED, configure, status
+from halo_ray.sweep.study import Case, Study
+from halo_ray.text_table import text_table
+from halo_ray.versions import versions
+
+RESULTS = "results.json"
+
+_KEPT = ("iou", "accuracy", "class_accuracy", "class_share", "class_radius")
+"""Of the first record and the last."""
+
+_DIGITS = 6
+"""Behind the point: more than any table shows."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A variant with a budget, over its seeds."""
+
+    values: dict[int, float]
+    """mIoU in [0, 1] after the last round, by seed."""
+    over: list[float]
+    """Its differences to the reference, for the seeds that both have."""
+
+    def text(self, *, compared: bool) -> str:
+        """In percent: mean and interval; in brackets the same of the differences."""
+        if not self.values:
+            return "-"
+        said = _mean([100 * value for value in self.values.values()], "")
+        return f"{said} ({_mean([100 * value for value in self.over], '+')})" if compared and self.over else said
+
+
+def write_study(base: Config, study: Study) -> dict[str, Any]:
+    """Writes results.json, results.txt and study.png to the study's directory; gives what the first holds."""
+    storage = Storage(base.output_dir)
+    found = {
+        "variants": {name: {key: str(value) for key, value in own.items()} for name, own in study.variants.items()},
+        "tables": [asdict(table) for table in study.tables],
+        "runs": [run for case in study.points() if (run := _run(base, case)) is not None],
+        "versions": versions(),
+    }
+    storage.write_json(RESULTS, found)
+    storage.write("results.txt", (study_text(found) + "\n").encode())
+    save_figure(_plot(found), storage, "study.png")
+    return found
+
+
+def study_text(found: Mapping[str, Any]) -> str:
+    """All tables of what results.json holds."""
+    parts = [table_text(found, table["title"]) for table in found["tables"]]
+    return "\n\n".join([*parts, radius_text(found), bought_text(found)])
+
+
+def table_text(found: Mapping[str, Any], title: str) -> str:
+    """The table of that title: a line for each variant, a column for each budget."""
+    table = next(table for table in found["tables"] if table["title"] == title)
+    reference, budgets = table["reference"], table["budget"]
+    lines = [["variant", *(f"{100 * budget:g} %" for budget in budgets)]]
+    for variant in table["variants"]:
+        cells = [_cell(found, table, variant, budget) for budget in budgets]
+        lines.append([variant, *(cell.text(compared=variant != reference) for cell in cells)])
+    how = f"mIoU in %, mean ± {CONFIDENCE:.0%} interval over {table['seeds']} seeds"
+    compared = f"; in brackets: over {reference} with the same seeds" if len(table["variants"]) > 1 else ""
+    return "\n".join([f"{title}: {how}{compared}", "", *text_table(lines)])
+
+
+def radius_text(found: Mapping[str, Any]) -> str:
+    """For each variant the correlation of a class's mean radius with its share, and with its accuracy."""
+    lines = [["variant", "budget", "share", "ranks", "accuracy", "share before", "accuracy before"]]
+    for (variant, budget), runs in _by_variant(found).items():
+        after = [radius_correlation(run["last"]) for run in runs]
+        before = [radius_correlation(run["first"]) for run in runs]
+        columns = [
+            [each.with_share for each in after if each],
+            [each.with_share_ranks for each in after if each],
+            [each.with_accuracy for each in after if each],
+            [each.with_share for each in before if each],
+            [each.with_accuracy for each in before if each],
+        ]
+        told = [
+            f"{np.mean(known):+.2f}" if (known := [v for v in column if v is not None]) else "-" for column in columns
+        ]
+        lines.append([variant, f"{100 * budget:g} %", *told])
+    head = "Correlation of a class's mean radius with its share of the pixels and with its accuracy, mean over seeds"
+    return "\n".join([f"{head}; after the last round, and before any purchase", "", *text_table(lines)])
+
+
+def bought_text(found: Mapping[str, Any]) -> str:
+    """For each variant which classes its pixels were, in percent, and how many images they lay in."""
+    names = list(found["runs"][0]["last"]["iou"]) if found["runs"] else []
+    lines = [["variant", "budget", "images", *names, "void"]]
+    for (variant, budget), runs in _by_variant(found).items():
+        counts = np.sum([[run["bought"].get(name, 0) for name in (*names, "void")] for run in runs], axis=0)
+        if counts.sum():
+            shares = (f"{100 * share:.1f}" for share in counts / counts.sum())
+            lines.append([variant, f"{100 * budget:g} %", f"{np.mean([run['images'] for run in runs]):.0f}", *shares])
+    return "\n".join(["Which pixels were bought, % of them by class, all seeds", "", *text_table(lines)])
+
+
+def _run(base: Config, case: Case) -> dict[str, Any] | None:
+    """What a trial that is finished found; None of any other."""
+    storage = Storage(configure(base, case).output_dir)
+    if status(base, case) != FINISHED or not has_metrics(storage):
+        return None
+    rows = read_metrics(storage)
+    return {
+        "variant": case.variant,
+        "budget": case.budget,
+        "seed": case.seed,
+        "miou": [round(row["miou"], _DIGITS) for row in rows],
+        "pixels": rows[-1]["pixels"],
+        "images": rows[-1]["images_touched"],
+        "bought": _bought(storage, rows),
+        "first": _rounded({key: rows[0][key] for key in _KEPT}),
+        "last": _rounded({key: rows[-1][key] for key in _KEPT}),
+        "seconds": {str(row["round"]): {k: round(v, 1) for k, v in row["seconds"].items()} for row in rows},
+    }
+
+
+def _bought(storage: Storage, rows: Sequence[Row]) -> dict[str, int]:
+    """Bought pixels by class."""
+    names = list(rows[0]["iou"])
+    labels = Ledger(storage).read(len(rows), ["label"], first=1)["label"].to_numpy() if len(rows) > 1 else np.empty(0)
+    counts = {name: int((labels == number).sum()) for number, name in enumerate(names)}
+    return counts | {"void": int((labels == IGNORE).sum())}
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(below) for key, below in value.items()}
+    return round(value, _DIGITS) if isinstance(value, float) else value
+
+
+def _by_variant(found: Mapping[str, Any]) -> dict[tuple[str, float], list[dict[str, Any]]]:
+    """The runs of each variant and budget, in the order of the tables."""
+    runs: dict[tuple[str, float], list[dict[str, Any]]] = {
+        (variant, budget): []
+        for table in found["tables"]
+        for budget in table["budget"]
+        for variant in table["variants"]
+    }
+    for run in found["runs"]:
+        runs[run["variant"], run["budget"]].append(run)
+    return {key: own for key, own in runs.items() if own}
+
+
+def _cell(found: Mapping[str, Any], table: Mapping[str, Any], variant: str, budget: float) -> Cell:
+    own, reference = (
+        {
+            run["seed"]: run["miou"][-1]
+            for run in found["runs"]
+            if (run["variant"], run["budget"]) == (name, budget) and run["seed"] < table["seeds"]
+        }
+        for name in (variant, table["reference"])
+    )
+    return Cell(own, [own[seed] - reference[seed] for seed in own if seed in reference])
+
+
+def _mean(values: Sequence[float], sign: str) -> str:
+    interval = half_interval(values)
+    mean = round(float(np.mean(values)), 1) + 0.0  # no -0.0
+    return f"{mean:{sign}.1f}" + ("" if interval is None else f" ± {interval:.1f}")
+
+
+def _plot(found: Mapping[str, Any]) -> Figure:
+    """mIoU by budget of the tables that have several; others lie flat, as ends."""
+    figure = Figure(figsize=(7.2, 4.8), layout="constrained")
+    axes = figure.add_subplot()
+    swept = [table for table in found["tables"] if len(table["budget"]) > 1]
+    lines = [(table, variant) for table in swept for variant in table["variants"]]
+    for number, (table, variant) in enumerate(lines):
+        cells = [(budget, _cell(found, table, variant, budget)) for budget in table["budget"]]
+        known = [(100 * budget, [100 * v for v in cell.values.values()]) for budget, cell in cells if cell.values]
+        axes.errorbar(
+            [budget for budget, _ in known],
+            [float(np.mean(values)) for _, values in known],
+            yerr=[half_interval(values) or 0 for _, values in known],
+            color=COLORS[number % len(COLORS)],
+            marker=MARKERS[number % len(MARKERS)],
+            linestyle="--" if variant == table["reference"] else LINES[number // len(COLORS) % len(LINES)],
+            capsize=3,
+            label=variant,
+        )
+    for (variant, _), runs in _by_variant(found).items():
+        if not runs[0]["pixels"] or variant == "fully_supervised":
+            axes.axhline(100 * float(np.mean([run["miou"][-1] for run in runs])), color="0.4", linestyle=":")
+            axes.annotate(
+                variant,
+                (1, 100 * float(np.mean([run["miou"][-1] for run in runs]))),
+                xycoords=("axes fraction", "data"),
+                ha="right",
+                va="bottom",
+                fontsize=8,
+            )
+    if lines:
+        axes.set_xscale("log")
+        axes.legend(fontsize=8)
+    axes.set(xlabel="pixels bought, % of the pool", ylabel="mIoU on the target's validation split, %")
+    axes.grid(alpha=0.3)
+    return figure
