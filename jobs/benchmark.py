@@ -1,5 +1,6 @@
 """Measure what this machine gets, as ratios taken in one process.
 
+python jobs/benchmark.py all --json out.json       # everything below but plan, and one table; 40 minutes on two cores
 python jobs/benchmark.py model                     # geometry and networks; about 2 minutes on two cores
 python jobs/benchmark.py acquisition               # maps and picks, against the official procedure; about 3 minutes
 python jobs/benchmark.py scoring                   # a pool through Ray Data, against a plain loop; 2 minutes
@@ -15,26 +16,10 @@ import sys
 
 import jsonargparse
 
-from halo_ray.benchmarks.acquisition import AcquisitionBenchmark, benchmark_acquisition
-from halo_ray.benchmarks.data import DataBenchmark, benchmark_data
-from halo_ray.benchmarks.model import ModelBenchmark, benchmark_model
-from halo_ray.benchmarks.plan import PlanBenchmark, benchmark_plan
-from halo_ray.benchmarks.scoring import ScoringBenchmark, benchmark_scoring
-from halo_ray.benchmarks.selection import SelectionBenchmark, benchmark_selection
-from halo_ray.benchmarks.sweep import SweepBenchmark, benchmark_sweep
-from halo_ray.benchmarks.train import TrainBenchmark, benchmark_train
+from halo_ray.benchmarks.all import BENCHMARKS, AllBenchmarks, benchmark_all
 from halo_ray.job import exit_code
 
-BENCHMARKS = {
-    "model": (ModelBenchmark, benchmark_model),
-    "acquisition": (AcquisitionBenchmark, benchmark_acquisition),
-    "scoring": (ScoringBenchmark, benchmark_scoring),
-    "selection": (SelectionBenchmark, benchmark_selection),
-    "data": (DataBenchmark, benchmark_data),
-    "train": (TrainBenchmark, benchmark_train),
-    "sweep": (SweepBenchmark, benchmark_sweep),
-    "plan": (PlanBenchmark, benchmark_plan),
-}
+EVERY = {"all": (AllBenchmarks, benchmark_all), **BENCHMARKS}
 
 
 def main(arguments: list[str]) -> int:
@@ -43,8 +28,8 @@ def main(arguments: list[str]) -> int:
 
 def measure(arguments: list[str]) -> None:
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    settings = jsonargparse.auto_cli({name: kind for name, (kind, _) in BENCHMARKS.items()}, args=arguments)
-    benchmark = next(function for kind, function in BENCHMARKS.values() if isinstance(settings, kind))
+    settings = jsonargparse.auto_cli({name: kind for name, (kind, _) in EVERY.items()}, args=arguments)
+    benchmark = next(function for kind, function in EVERY.values() if isinstance(settings, kind))
     for line in benchmark(settings):
         print(line, flush=True)
 

@@ -14,6 +14,7 @@ from halo_ray.acquisition.regions import Picks, pick_regions
 from halo_ray.acquisition.scores import ACQUISITIONS, acquisition_map
 from halo_ray.acquisition.stochastic import stochastic_keys
 from halo_ray.benchmarks.compare import compare, extra_memory, median_seconds
+from halo_ray.benchmarks.measurement import Line, Measurement
 from halo_ray.benchmarks.official import one_by_one, region_score_float64
 from halo_ray.benchmarks.settings import CLASSES, CURVATURE, EMBEDDING, check, low_resolution
 from halo_ray.geometry import exp0
@@ -45,7 +46,7 @@ class AcquisitionBenchmark:
         check(self, least, self.device, ("height", "width"))
 
 
-def benchmark_acquisition(settings: AcquisitionBenchmark) -> Iterator[str]:
+def benchmark_acquisition(settings: AcquisitionBenchmark) -> Iterator[Line]:
     """Lines of the report, as they are measured."""
     torch.set_num_threads(settings.threads)
     torch.manual_seed(0)
@@ -108,7 +109,7 @@ def _against_official(
     official_pick: Callable[[Tensor], list[tuple[int, int]]],
     ours: Tensor,
     other: Tensor,
-) -> Iterator[str]:
+) -> Iterator[Line]:
     found = pick(ours)
     same = set(zip(found.y.tolist(), found.x.tolist(), strict=True)) & set(official_pick(other.clone()))
     repeats, device = settings.repeats, settings.device
@@ -116,7 +117,20 @@ def _against_official(
     picks = compare(lambda: pick(ours), lambda: official_pick(other.clone()), repeats=repeats, device=device)
     whole = compare(lambda: pick(score()), lambda: official_pick(official_score()), repeats=repeats, device=device)
     for name, time in (("acquisition map", maps), ("picking", picks), ("both", whole)):
-        yield f"{name}: {time.ours:.3f} s, official procedure {time.other:.2f} s: {time.ratio:.0f} times faster"
+        line = f"{name}: {time.ours:.3f} s, official procedure {time.other:.2f} s: {time.ratio:.0f} times faster"
+        what = {"both": "HALO map and picks"}.get(name, name)
+        size = f"{settings.height}x{settings.width}, {_regions(settings)} regions"
+        memory = extra_memory(lambda: pick(score()), device) if name == "both" else None
+        yield Measurement(
+            line,
+            f"{what}, {size}",
+            time.ours,
+            time.other,
+            "s",
+            time.ratio,
+            "official procedure",
+            None if memory is None else memory / 2**20,
+        )
     yield f"{len(same)} of {_regions(settings)} regions are the official procedure's; others would tie in float32"
 
 

@@ -19,6 +19,7 @@ from PIL import Image
 
 from halo_ray.annotations.ledger import LEDGER
 from halo_ray.benchmarks.compare import compare
+from halo_ray.benchmarks.measurement import Line, Measurement
 from halo_ray.benchmarks.object_store import CREDENTIALS, object_store
 from halo_ray.benchmarks.scenes import store_scenes
 from halo_ray.benchmarks.settings import check
@@ -58,7 +59,7 @@ class DataBenchmark:
         check(self, least)
 
 
-def benchmark_data(settings: DataBenchmark) -> Iterator[str]:
+def benchmark_data(settings: DataBenchmark) -> Iterator[Line]:
     """Lines of the report, as they are measured."""
     with tempfile.TemporaryDirectory(prefix="halo_ray-") as directory:
         suffix = settings.image_format
@@ -80,7 +81,7 @@ def benchmark_data(settings: DataBenchmark) -> Iterator[str]:
         yield from _bucket(settings, split, Path(directory), table)
 
 
-def _samples(settings: DataBenchmark, table: pa.Table) -> Iterator[str]:
+def _samples(settings: DataBenchmark, table: pa.Table) -> Iterator[Line]:
     size, rows = (settings.input_height, settings.input_width), table.to_pylist()
     still = AugmentationConfig(flip=False, color_jitter=0)
     cropped = AugmentationConfig(saturation_jitter=0.2, random_scale=(0.5, 2.0))
@@ -92,11 +93,12 @@ def _samples(settings: DataBenchmark, table: pa.Table) -> Iterator[str]:
         load, schedule = _loader(size, augment), _schedule(table, settings.images)
         found = compare(partial(load, schedule), partial(_bare_all, rows, size), repeats=settings.repeats, device="cpu")
         ours, plain = settings.images / found.ours, settings.images / found.other
-        yield f"{name}: {ours:.2f} samples a second, {found.ratio:.2f} of bare Pillow ({plain:.2f})"
+        line = f"{name}: {ours:.2f} samples a second, {found.ratio:.2f} of bare Pillow ({plain:.2f})"
+        yield _bare(line, f"training samples, {name}", ours, plain, "samples/s", found.ratio)
     yield _streamed(settings, table, size)
 
 
-def _streamed(settings: DataBenchmark, table: pa.Table, size: tuple[int, int]) -> str:
+def _streamed(settings: DataBenchmark, table: pa.Table, size: tuple[int, int]) -> Measurement:
     """Through Ray Data on all CPUs, against as many processes with bare Pillow."""
     cpus = int(ray.cluster_resources()["CPU"])
     load = _loader(size, AugmentationConfig())
@@ -115,12 +117,13 @@ def _streamed(settings: DataBenchmark, table: pa.Table, size: tuple[int, int]) -
 
     found = compare(ours, bare, repeats=min(settings.repeats, 3), device="cpu")
     speed = schedule.num_rows / found.ours / cpus
-    return (
-        f"through Ray Data on {cpus} CPUs: {speed:.2f} samples a second and CPU, {found.ratio:.2f} of bare Pillow there"
-    )
+    bare_speed = speed * found.ours / found.other
+    name = f"through Ray Data on {cpus} CPUs"
+    line = f"{name}: {speed:.2f} samples a second and CPU, {found.ratio:.2f} of bare Pillow there"
+    return _bare(line, f"training samples, {name}", speed, bare_speed, "samples/s/CPU", found.ratio)
 
 
-def _bucket(settings: DataBenchmark, split: SplitConfig, directory: Path, table: pa.Table) -> Iterator[str]:
+def _bucket(settings: DataBenchmark, split: SplitConfig, directory: Path, table: pa.Table) -> Iterator[Line]:
     """Images alone, from a bucket and from the disk, by one process."""
     if importlib.util.find_spec("moto") is None:
         yield "object store: not measured, since moto is not installed (pip install 'halo_ray[test]')"
@@ -132,7 +135,13 @@ def _bucket(settings: DataBenchmark, split: SplitConfig, directory: Path, table:
         there = list_split(split, store.uri("data"), key="data.source")
         found = compare(lambda: decode(there), lambda: decode(table), repeats=settings.repeats, device="cpu")
         speed = settings.images / found.ours
-        yield f"images from loopback S3: {speed:.2f} a second, {found.ratio:.2f} of those from the disk"
+        line = f"images from loopback S3: {speed:.2f} a second, {found.ratio:.2f} of those from the disk"
+        disk = settings.images / found.other
+        yield _bare(line, "images from loopback S3, of those from the disk", speed, disk, "images/s", found.ratio)
+
+
+def _bare(line: str, what: str, ours: float, other: float, unit: str, ratio: float) -> Measurement:
+    return Measurement(line, what, ours, other, unit, ratio, "bare loop")
 
 
 def _schedule(table: pa.Table, samples: int) -> pa.Table:

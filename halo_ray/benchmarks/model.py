@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 from torch import nn
 
-from halo_ray.benchmarks.compare import compare, extra_memory
+from halo_ray.benchmarks.compare import Comparison, compare, extra_memory
+from halo_ray.benchmarks.measurement import Line, Measurement
 from halo_ray.benchmarks.official import PoincareMLRFloat64, exp0_float64, interpolated_radius_float64
 from halo_ray.benchmarks.settings import CLASSES, CURVATURE, EMBEDDING, check, low_resolution
 from halo_ray.geometry import PoincareMLR, exp0, upsampled_radius
@@ -45,7 +46,7 @@ class ModelBenchmark:
         check(self, {"batch": 1, "repeats": 1, "threads": 1}, self.device, sizes)
 
 
-def benchmark_model(settings: ModelBenchmark) -> Iterator[str]:
+def benchmark_model(settings: ModelBenchmark) -> Iterator[Line]:
     """Lines of the report, as they are measured."""
     torch.set_num_threads(settings.threads)
     torch.manual_seed(0)
@@ -57,7 +58,7 @@ def benchmark_model(settings: ModelBenchmark) -> Iterator[str]:
         yield _network(settings, backbone)
 
 
-def _upsampled_radius(settings: ModelBenchmark) -> Iterator[str]:
+def _upsampled_radius(settings: ModelBenchmark) -> Iterator[Line]:
     size, low = (settings.height, settings.width), low_resolution(settings.height, settings.width)
     h = exp0(0.3 * torch.randn(1, EMBEDDING, *low, device=settings.device), CURVATURE)
 
@@ -70,9 +71,13 @@ def _upsampled_radius(settings: ModelBenchmark) -> Iterator[str]:
     with torch.inference_mode():
         memory = extra_memory(ours, settings.device), extra_memory(official, settings.device)
         time = compare(ours, official, repeats=settings.repeats, device=settings.device)
-    yield (
-        f"upsampled_radius, D={EMBEDDING}, {low[0]}x{low[1]} -> {size[0]}x{size[1]}: {time.ours:.3f} s, "
-        f"interpolate-then-radius in float64 {time.other:.2f} s: {time.ratio:.1f} times faster"
+    name = f"upsampled_radius, D={EMBEDDING}, {low[0]}x{low[1]} -> {size[0]}x{size[1]}"
+    yield _official(
+        f"{name}: {time.ours:.3f} s, interpolate-then-radius in float64 {time.other:.2f} s: {time.ratio:.1f} times "
+        "faster",
+        name,
+        time,
+        *(None if each is None else each / 2**20 for each in memory),
     )
     if memory[0] is None or memory[1] is None:
         yield "  memory: this system does not tell"
@@ -83,7 +88,7 @@ def _upsampled_radius(settings: ModelBenchmark) -> Iterator[str]:
         )
 
 
-def _head(settings: ModelBenchmark) -> Iterator[str]:
+def _head(settings: ModelBenchmark) -> Iterator[Line]:
     shape = (settings.batch, EMBEDDING, settings.image_height // 4, settings.image_width // 4)
     v = torch.randn(shape, device=settings.device).requires_grad_()
     ours = PoincareMLR(EMBEDDING, CLASSES, CURVATURE).to(settings.device)
@@ -109,14 +114,16 @@ def _head(settings: ModelBenchmark) -> Iterator[str]:
     name = f"hyperbolic head (exp0 and PoincareMLR), {'x'.join(map(str, shape))} -> {CLASSES} classes"
     with torch.no_grad():
         time = compare(forward, official_forward, repeats=settings.repeats, device=settings.device)
-    yield f"{name}: forward {time.ours:.3f} s, official {time.other:.3f} s: {time.ratio:.1f} times faster"
+    line = f"forward {time.ours:.3f} s, official {time.other:.3f} s: {time.ratio:.1f} times faster"
+    yield _official(f"{name}: {line}", f"{name}, forward", time)
     time = compare(step, official_step, repeats=settings.repeats, device=settings.device)
-    yield f"  forward and backward {time.ours:.3f} s, official {time.other:.3f} s: {time.ratio:.1f} times faster"
+    line = f"  forward and backward {time.ours:.3f} s, official {time.other:.3f} s: {time.ratio:.1f} times faster"
+    yield _official(line, f"{name}, forward and backward", time)
     time = compare(step, wide_step, repeats=settings.repeats, device=settings.device)
     yield f"  ours in float64 {time.other:.3f} s: {time.ratio:.1f} times slower"
 
 
-def _network(settings: ModelBenchmark, backbone: str) -> str:
+def _network(settings: ModelBenchmark, backbone: str) -> Measurement:
     """One network with either head in turn: two networks would differ by where their weights lie in memory."""
     shape = (settings.batch, 3, settings.image_height, settings.image_width)
     pixels = torch.randn(shape, device=settings.device)
@@ -132,10 +139,16 @@ def _network(settings: ModelBenchmark, backbone: str) -> str:
 
     time = compare(lambda: step(hyperbolic), lambda: step(euclidean), repeats=settings.repeats, device=settings.device)
     overhead = 100 * (1 / time.ratio - 1)
-    return (
-        f"DeepLabV3+ {backbone}, {'x'.join(map(str, shape))}, forward and backward: hyperbolic {time.ours:.2f} s, "
-        f"Euclidean {time.other:.2f} s: {overhead:+.1f} %"
-    )
+    name = f"DeepLabV3+ {backbone}, {'x'.join(map(str, shape))}, forward and backward"
+    line = f"{name}: hyperbolic {time.ours:.2f} s, Euclidean {time.other:.2f} s: {overhead:+.1f} %"
+    euclidean_too = f"{name}, of a Euclidean classifier"
+    return Measurement(line, euclidean_too, time.ours, time.other, "s", time.ratio, "bare loop")
+
+
+def _official(
+    line: str, what: str, time: Comparison, memory: float | None = None, other_memory: float | None = None
+) -> Measurement:
+    return Measurement(line, what, time.ours, time.other, "s", time.ratio, "official procedure", memory, other_memory)
 
 
 def _backward(logits: torch.Tensor, v: torch.Tensor, head: nn.Module) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from halo_ray.benchmarks.measurement import Line
 from halo_ray.benchmarks.settings import check
 from halo_ray.config import parse_config
 from halo_ray.experiment import run_experiment
@@ -29,7 +30,7 @@ class PlanBenchmark:
         check(self, {"rounds": 0})
 
 
-def benchmark_plan(settings: PlanBenchmark) -> Iterator[str]:
+def benchmark_plan(settings: PlanBenchmark) -> Iterator[Line]:
     """Lines of the report, as they are measured."""
     config = parse_config(["--config", settings.config], Path(settings.config).parent)
     if settings.data_root:

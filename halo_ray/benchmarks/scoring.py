@@ -16,6 +16,7 @@ import torch
 from halo_ray.acquisition.bound import RunningBound, histogram
 from halo_ray.acquisition.budget import AcquisitionConfig, image_limit
 from halo_ray.acquisition.candidates import Image, find_candidates, taken_places
+from halo_ray.benchmarks.measurement import Line, Measurement
 from halo_ray.benchmarks.scenes import store_scenes
 from halo_ray.benchmarks.settings import check
 from halo_ray.checkpoint import load_model, write_checkpoint
@@ -58,7 +59,7 @@ class ScoringBenchmark:
         check(self, {"images": 2, "repeats": 1}, self.device, ("height", "width"))
 
 
-def benchmark_scoring(settings: ScoringBenchmark) -> Iterator[str]:
+def benchmark_scoring(settings: ScoringBenchmark) -> Iterator[Line]:
     """Lines of the report, as they are measured."""
     with tempfile.TemporaryDirectory(prefix="halo_ray-") as directory:
         config = _prepare(settings, Path(directory))
@@ -78,7 +79,13 @@ def benchmark_scoring(settings: ScoringBenchmark) -> Iterator[str]:
         plain = rates["plain loop"]
         for name, found in rates.items():
             ratio = statistics.median(ours / other for ours, other in zip(found, plain, strict=True))
-            yield f"{name}: {statistics.median(found):.2f} images a second, {ratio:.2f} of the plain loop"
+            line = f"{name}: {statistics.median(found):.2f} images a second, {ratio:.2f} of the plain loop"
+            if found is plain:
+                yield line
+                continue
+            what = f"pool images scored, {settings.backbone}, {settings.height}x{settings.width}, {name}"
+            medians = statistics.median(found), statistics.median(plain)
+            yield Measurement(line, what, *medians, "images/s", ratio, "bare loop")
 
 
 def _prepare(settings: ScoringBenchmark, directory: Path) -> Config:

@@ -13,6 +13,7 @@ import ray
 from halo_ray.acquisition.bound import histogram
 from halo_ray.acquisition.threshold import Selection
 from halo_ray.benchmarks.measured import MeasuredCoordinator, Simulated
+from halo_ray.benchmarks.measurement import Line
 from halo_ray.benchmarks.settings import check
 from halo_ray.coordinator import Report
 from halo_ray.errors import InputError
@@ -43,7 +44,7 @@ class SelectionBenchmark:
         check(self, {"candidates": 1, "images": 1, "part": 1, "batch": 1, "image_candidates": 1})
 
 
-def benchmark_selection(settings: SelectionBenchmark) -> Iterator[str]:
+def benchmark_selection(settings: SelectionBenchmark) -> Iterator[Line]:
     """Lines of the report, as they are measured."""
     with ray_session(ExecutionConfig()):
         yield from _cut(settings)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from halo_ray.acquisition.budget import AcquisitionConfig
+from halo_ray.benchmarks.measurement import Line, Measurement
 from halo_ray.benchmarks.settings import check
 from halo_ray.config import Config
 from halo_ray.data.manifest import DataConfig
@@ -47,7 +48,7 @@ class SweepBenchmark:
         check(self, {"seeds": 1, "pretrain_steps": 5})
 
 
-def benchmark_sweep(settings: SweepBenchmark) -> Iterator[str]:
+def benchmark_sweep(settings: SweepBenchmark) -> Iterator[Line]:
     """Lines of the report, as they are measured."""
     with tempfile.TemporaryDirectory(prefix="halo_ray-") as directory:
         base = _base(settings, Path(directory, "sweep"))
@@ -68,7 +69,8 @@ def benchmark_sweep(settings: SweepBenchmark) -> Iterator[str]:
                 )
             seconds = time.perf_counter() - start
         yield f"the same trials one after another, each with stages of its own: {seconds:.0f} s"
-        yield f"ratio {seconds / shared:.2f}"
+        line, what = f"ratio {seconds / shared:.2f}", f"a sweep of {len(points)} trials, of its trials one by one"
+        yield Measurement(line, what, shared, seconds, "s", seconds / shared, "bare loop")
         pretrained = len({path.parent.parent for path in Path(directory).glob("sweep/trials/*/tensorboard/pretrain")})
         yield f"pretrained models: {pretrained} in the sweep, {len(points)} without"
         same = sum(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from halo_ray.benchmarks.compare import compare
+from halo_ray.benchmarks.measurement import Line, Measurement
 from halo_ray.benchmarks.official_step import OfficialStep
 from halo_ray.benchmarks.scenes import store_scenes
 from halo_ray.benchmarks.settings import CLASSES, CURVATURE, EMBEDDING, check
@@ -85,7 +86,7 @@ class TrainBenchmark:
         check(self, {**least, "batch": 2, "runs": 0, "workers": 0}, self.device, sizes)
 
 
-def benchmark_train(settings: TrainBenchmark) -> Iterator[str]:
+def benchmark_train(settings: TrainBenchmark) -> Iterator[Line]:
     """Lines of the report, as they are measured."""
     name = torch.cuda.get_device_name() if settings.device == "cuda" else "CPU"
     yield f"{name}, torch {torch.__version__}"
@@ -95,7 +96,7 @@ def benchmark_train(settings: TrainBenchmark) -> Iterator[str]:
         yield from _steps(settings, backbone)
 
 
-def _loops(settings: TrainBenchmark) -> str:
+def _loops(settings: TrainBenchmark) -> Measurement:
     """Either loop in processes of their own, in turn."""
     with tempfile.TemporaryDirectory(prefix="halo_ray-") as folder:
         size = {"height": settings.height, "width": settings.width}
@@ -106,11 +107,12 @@ def _loops(settings: TrainBenchmark) -> str:
                 found[kind].append(_process(kind, settings, folder))
     ray, bare = (statistics.median(found[kind]) for kind in ("ray", "bare"))
     process = f"{settings.workers} workers" if settings.workers else "local mode"
-    return (
-        f"{settings.backbone}, {settings.input_height}x{settings.input_width}, {settings.batch} images a step, "
-        f"{settings.threads} threads: Ray Train ({process}) with Ray Data {ray:.2f} samples a second, a bare loop "
-        f"with a DataLoader {bare:.2f}: {ray / bare:.2f} of it (medians of {settings.runs})"
+    name = f"{settings.backbone}, {settings.input_height}x{settings.input_width}, {settings.batch} images a step"
+    line = (
+        f"{name}, {settings.threads} threads: Ray Train ({process}) with Ray Data {ray:.2f} samples a second, "
+        f"a bare loop with a DataLoader {bare:.2f}: {ray / bare:.2f} of it (medians of {settings.runs})"
     )
+    return Measurement(line, f"training loop, {name}", ray, bare, "samples/s", ray / bare, "bare loop")
 
 
 def _process(kind: str, settings: TrainBenchmark, folder: str) -> float:
@@ -123,7 +125,7 @@ def _process(kind: str, settings: TrainBenchmark, folder: str) -> float:
     return float(done.stdout.splitlines()[-1])
 
 
-def _steps(settings: TrainBenchmark, backbone: str) -> Iterator[str]:
+def _steps(settings: TrainBenchmark, backbone: str) -> Iterator[Line]:
     """Our training step and the official one, on the same weights and samples."""
     torch.manual_seed(0)
     model = network(backbone).to(settings.device).train()
@@ -143,9 +145,16 @@ def _steps(settings: TrainBenchmark, backbone: str) -> Iterator[str]:
 
         time = compare(ours, theirs, repeats=settings.repeats, device=settings.device)
         said = "with" if anomaly else "without"
-        yield (
-            f"step of {backbone}, {shape}, {settings.precision}: {time.ours:.2f} s, official step {said} anomaly "
-            f"detection {time.other:.2f} s: {time.ratio:.2f} times faster"
+        name = f"step of {backbone}, {shape}, {settings.precision}"
+        yield Measurement(
+            f"{name}: {time.ours:.2f} s, official step {said} anomaly detection {time.other:.2f} s: {time.ratio:.2f} "
+            "times faster",
+            f"{name}, official one {said} anomaly detection",
+            time.ours,
+            time.other,
+            "s",
+            time.ratio,
+            "official procedure",
         )
 
 
