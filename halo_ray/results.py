@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from halo_ray.annotations.ledger import Ledger
+from halo_ray.annotations.ledger import Ledger, region_count
 from halo_ray.context import Context
 from halo_ray.event_files import EventFiles
 from halo_ray.stages import Stages
@@ -55,8 +55,8 @@ def record(
         "round": number,
         "budget_spent": pixels / context.splits.pool_pixels,
         "pixels": pixels,
-        "regions": sum(len(ys) for ys, _ in asked.values()),
-        "images_touched": len(asked),
+        "regions": region_count(asked),
+        "images_touched": asked.num_rows,
         "checkpoint": checkpoint,
         "miou": quality["miou"],
         "miou_star": quality["miou_star"],
@@ -112,8 +112,9 @@ def read_metrics(storage: Storage) -> list[Row]:
 def announce(context: Context, metrics: dict[str, Any]) -> None:
     """Says in the log and on the metrics endpoint what stands after a round."""
     number = metrics["round"]
-    bought = Ledger(context.storage).asked_regions(number + 1, first=number) if 0 < number <= len(context.plan) else {}
-    regions = sum(len(ys) for ys, _ in bought.values())
+    regions = 0
+    if 0 < number <= len(context.plan):
+        regions = region_count(Ledger(context.storage).asked_regions(number + 1, first=number))
     print(round_line(metrics, regions), flush=True)
     for gauge, key in {"round": "round", "pixels_bought": "pixels", "miou": "miou"}.items():
         context.gauges.set(gauge, metrics[key], stage=f"{round_directory(metrics['round'])}/record")

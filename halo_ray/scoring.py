@@ -20,7 +20,7 @@ from halo_ray.acquisition.bound import histogram
 from halo_ray.acquisition.budget import AcquisitionConfig, RoundPlan, image_limit
 from halo_ray.acquisition.candidates import Found, Image, find_candidates, taken_places
 from halo_ray.acquisition.maps import Maps
-from halo_ray.annotations.ledger import Ledger
+from halo_ray.annotations.ledger import Ledger, places_of
 from halo_ray.candidates import CANDIDATES, complete
 from halo_ray.checkpoint import load_model
 from halo_ray.context import Context
@@ -264,11 +264,8 @@ def _table(row: dict[str, Any], function: str, found: Found) -> pa.Table:
 
 
 def _with_asked_regions(pool: pa.Table, ledger: Ledger, number: int) -> pa.Table:
-    asked = ledger.asked_regions(number)
-    rows = [asked.get(image_id, ([], [])) for image_id in pool["image_id"].to_pylist()]
-    places = pa.list_(pa.int64())
-    pool = pool.append_column("asked_y", pa.array([y for y, _ in rows], places))
-    pool = pool.append_column("asked_x", pa.array([x for _, x in rows], places))
+    asked = places_of(ledger.asked_regions(number), pool["image_id"])
+    pool = pool.append_column("asked_y", asked["y"]).append_column("asked_x", asked["x"])
     return pool.append_column("row", pa.array(np.arange(pool.num_rows)))
 
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from halo_ray.acquisition.threshold import order_keys
 from halo_ray.annotations.ask import Ask, ask, regions_in
 from halo_ray.annotations.folder import RECEIVED, folder_name
-from halo_ray.annotations.ledger import LEDGER, Ledger
+from halo_ray.annotations.ledger import LEDGER, Ledger, places_of, region_count
 from halo_ray.annotations.people import ask_people
 from halo_ray.candidates import CANDIDATES, candidate_files, read_candidates
 from halo_ray.checkpoint import weights_checksum
@@ -46,7 +46,7 @@ def annotate(context: Context, number: int, selection: str, candidates: str, che
         ledger.commit(number, data)
     pixels = ledger.seal(number)
     bought = ledger.asked_regions(number + 1, first=number)
-    return {"pixels": pixels, "asked": sum(counts.values()), "regions": sum(len(ys) for ys, _ in bought.values())}
+    return {"pixels": pixels, "asked": sum(counts.values()), "regions": region_count(bought)}
 
 
 def _check_enough(context: Context, number: int, answered: int, asked: int) -> None:
@@ -91,13 +91,12 @@ def _requests(context: Context, number: int, counts: dict[str, int], candidates:
         picks.setdefault(row["image_id"], []).append({name: row[name] for name in _PICK})
     pool = context.splits.pool
     images = pool.filter(pc.is_in(pool["image_id"], pa.array(list(picks), pa.string()))).sort_by("image_id")
-    ids = images["image_id"].to_pylist()
-    known = Ledger(storage).labelled_pixels(number, ids)
-    places, pick = pa.list_(pa.int64()), pa.list_(pa.struct([LEDGER.field(name) for name in _PICK]))
+    known = places_of(Ledger(storage).labelled_pixels(number, images["image_id"]), images["image_id"])
+    pick = pa.list_(pa.struct([LEDGER.field(name) for name in _PICK]))
     columns = {
-        "known_y": pa.array([known.get(image_id, ([], []))[0] for image_id in ids], places),
-        "known_x": pa.array([known.get(image_id, ([], []))[1] for image_id in ids], places),
-        "picks": pa.array([picks[image_id] for image_id in ids], pick),
+        "known_y": known["y"],
+        "known_x": known["x"],
+        "picks": pa.array([picks[image_id] for image_id in images["image_id"].to_pylist()], pick),
     }
     for name, column in columns.items():
         images = images.append_column(name, column)

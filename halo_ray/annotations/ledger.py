@@ -40,6 +40,9 @@ user had: nothing chose those, so score to probability and model are null."""
 COUNTS = pa.schema([("round", pa.int32()), ("label", pa.uint8()), ("pixels", pa.int64())])
 """Pixels of each class (IGNORE: void, or nobody could tell) in each round."""
 
+PLACES = pa.schema([("image_id", pa.string()), ("y", pa.list_(pa.uint16())), ("x", pa.list_(pa.uint16()))])
+"""A row for each image that has any. Never Python numbers: a run of the paper asks for 10⁷ regions."""
+
 
 class Ledger:
     """The committed rounds of an experiment's ledger: 0 is what the user had, round n the n-th purchase.
@@ -97,16 +100,16 @@ class Ledger:
         parts = [self._rows(number, columns) for number in range(first, before)]
         return pa.concat_tables(parts) if parts else LEDGER.empty_table().select(columns)
 
-    def asked_regions(self, before: int, first: int = 0) -> dict[str, tuple[list[int], list[int]]]:
-        """(y, x) of the regions asked in rounds first..before−1, by image id; each region once."""
+    def asked_regions(self, before: int, first: int = 0) -> pa.Table:
+        """PLACES of the regions asked in rounds first..before−1, each region once."""
         table = self.read(before, ["image_id", "region_y", "region_x"], first)
         regions = table.group_by(table.column_names, use_threads=False).aggregate([])
         return _places(regions, "region_y", "region_x")
 
-    def labelled_pixels(self, before: int, image_ids: list[str]) -> dict[str, tuple[list[int], list[int]]]:
-        """(y, x) of the pixels of some images that have an answer, by image id."""
+    def labelled_pixels(self, before: int, image_ids: pa.ChunkedArray) -> pa.Table:
+        """PLACES of the pixels of some images that have an answer."""
         table = self.read(before, ["image_id", "y", "x"])
-        return _places(table.filter(pc.is_in(table["image_id"], pa.array(image_ids, pa.string()))), "y", "x")
+        return _places(table.filter(pc.is_in(table["image_id"], image_ids)), "y", "x")
 
     def sparse_labels(self, before: int) -> pa.Table:
         """Labelled pixels of each image as lists: image_id, y, x, label; sorted by image_id."""
@@ -153,7 +156,18 @@ class Ledger:
         return table.select(columns)
 
 
-def _places(table: pa.Table, y: str, x: str) -> dict[str, tuple[list[int], list[int]]]:
+def places_of(places: pa.Table, image_ids: pa.ChunkedArray) -> pa.Table:
+    """The row of PLACES of each image; empty lists for those that have none."""
+    none = pa.table([[""], [[]], [[]]], schema=PLACES)
+    row = pc.fill_null(pc.index_in(image_ids, value_set=places["image_id"].combine_chunks()), places.num_rows)
+    return pa.concat_tables([places, none]).take(row)
+
+
+def region_count(places: pa.Table) -> int:
+    """How many places PLACES hold."""
+    return int(pc.sum(pc.list_value_length(places["y"])).as_py() or 0)
+
+
+def _places(table: pa.Table, y: str, x: str) -> pa.Table:
     lists = table.group_by("image_id", use_threads=False).aggregate([(y, "list"), (x, "list")])
-    columns = (lists[name].to_pylist() for name in ("image_id", f"{y}_list", f"{x}_list"))
-    return {image_id: (ys, xs) for image_id, ys, xs in zip(*columns, strict=True)}
+    return lists.select(["image_id", f"{y}_list", f"{x}_list"]).rename_columns(PLACES.names).cast(PLACES)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from halo_ray.annotations.ledger import LEDGER, Ledger
+from halo_ray.annotations.ledger import LEDGER, PLACES, Ledger, places_of, region_count
 from halo_ray.data.classes import IGNORE
 from halo_ray.errors import InputError
 from halo_ray.storage import Storage
@@ -75,14 +75,23 @@ def test_only_earlier_rounds_are_read(ledger: Ledger, before: int, first: int) -
 
 
 def test_each_region_was_asked_once(ledger: Ledger) -> None:
-    assert ledger.asked_regions(1, first=1) == {}
-    assert ledger.asked_regions(2, first=1) == {"b": ([1, 9], [2, 8]), "a": ([5], [6])}
-    asked = ledger.asked_regions(3)
-    assert {image: sorted(zip(*places, strict=True)) for image, places in asked.items()} == {
+    none, one, every = (ledger.asked_regions(before, first) for before, first in ((1, 1), (2, 1), (3, 0)))
+    assert [table.schema for table in (none, one, every)] == [PLACES] * 3
+    assert none.num_rows == 0
+    assert one.to_pylist() == [{"image_id": "b", "y": [1, 9], "x": [2, 8]}, {"image_id": "a", "y": [5], "x": [6]}]
+    assert {row["image_id"]: sorted(zip(row["y"], row["x"], strict=True)) for row in every.to_pylist()} == {
         "a": [(0, 7), (5, 6)],
         "b": [(1, 2), (9, 8)],
         "c": [(1, 1), (3, 3)],
     }
+    assert [region_count(table) for table in (none, one, every)] == [0, 3, 6]
+
+
+def test_places_stand_beside_their_images(ledger: Ledger) -> None:
+    images = pa.chunked_array([["x", "a"], ["b", "", "c"]])
+    rows = places_of(ledger.asked_regions(2, first=1), images).to_pylist()
+    assert [(row["y"], row["x"]) for row in rows] == [([], []), ([5], [6]), ([1, 9], [2, 8]), ([], []), ([], [])]
+    assert places_of(ledger.asked_regions(1, first=1), images)["y"].to_pylist() == [[]] * 5
 
 
 def test_sparse_labels_hold_every_pixel_of_every_image(ledger: Ledger) -> None:
@@ -105,8 +114,8 @@ def test_an_image_reads_back_as_dense_label_known_pixels_and_exclusion_mask(ledg
             mask |= (abs(rows - ry) <= 2) & (abs(cols - rx) <= 2)
     np.testing.assert_array_equal(ledger.dense_label(3, image, SIZE), label)
     np.testing.assert_array_equal(ledger.exclusion_mask(3, image, SIZE, 2), mask)
-    found = ledger.labelled_pixels(3, [image])
-    assert {place for ys, xs in found.values() for place in zip(ys, xs, strict=True)} == known
+    found = ledger.labelled_pixels(3, pa.chunked_array([[image]])).to_pylist()
+    assert {place for row in found for place in zip(row["y"], row["x"], strict=True)} == known
     assert ledger.dense_label(0, image, SIZE).min() == IGNORE
 
 

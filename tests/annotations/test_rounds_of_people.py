@@ -103,7 +103,8 @@ def test_some_answers_are_enough_and_the_rest_is_told(
     expected = {
         (each["image"], each["y"], each["x"]) for each in requests if each["id"] in {*done["filled"], *done["told"]}
     }
-    assert {(name, y, x) for name, places in bought.items() for y, x in zip(*places, strict=True)} == expected
+    rows = [(row["image_id"], row["y"], row["x"]) for row in bought.to_pylist()]
+    assert {(name, y, x) for name, ys, xs in rows for y, x in zip(ys, xs, strict=True)} == expected
     # What has no answer may be asked again, what has one is not.
     again = [json.loads(line) for line in (folder(config, 2) / "requests.jsonl").read_text().splitlines()]
     assert not expected & {(each["image"], each["y"], each["x"]) for each in again}
