@@ -117,7 +117,8 @@ def bought_text(found: Mapping[str, Any]) -> str:
 
 def _run(base: Config, case: Case) -> dict[str, Any] | None:
     """What a trial that is finished found; None of any other."""
-    storage = Storage(configure(base, case).output_dir)
+    config = configure(base, case)
+    storage = Storage(config.output_dir)
     if status(base, case) != FINISHED or not has_metrics(storage):
         return None
     rows = read_metrics(storage)
@@ -128,18 +129,17 @@ def _run(base: Config, case: Case) -> dict[str, Any] | None:
         "miou": [round(row["miou"], _DIGITS) for row in rows],
         "pixels": rows[-1]["pixels"],
         "images": rows[-1]["images_touched"],
-        "bought": _bought(storage, rows),
+        "bought": _bought(storage, rows, config.rounds),
         "first": _rounded({key: rows[0][key] for key in _KEPT}),
         "last": _rounded({key: rows[-1][key] for key in _KEPT}),
         "seconds": {str(row["round"]): {k: round(v, 1) for k, v in row["seconds"].items()} for row in rows},
     }
 
 
-def _bought(storage: Storage, rows: Sequence[Row]) -> dict[str, int]:
+def _bought(storage: Storage, rows: Sequence[Row], rounds: int) -> dict[str, int]:
     """Bought pixels by class."""
-    names = list(rows[0]["iou"])
-    labels = Ledger(storage).read(len(rows), ["label"], first=1)["label"].to_numpy() if len(rows) > 1 else np.empty(0)
-    counts = {name: int((labels == number).sum()) for number, name in enumerate(names)}
+    labels = Ledger(storage).read(rounds + 1, ["label"], first=1)["label"].to_numpy()
+    counts = {name: int((labels == number).sum()) for number, name in enumerate(rows[0]["iou"])}
     return counts | {"void": int((labels == IGNORE).sum())}
 
 
