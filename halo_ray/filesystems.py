@@ -45,6 +45,12 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     return filesystem, (bucket + unquote(parts.path)).rstrip("/")
 
 
+def below(uri: str, name: str) -> str:
+    """The path or URI of ``name`` in the directory ``uri``, whose options (?...) it keeps."""
+    place, mark, options = uri.partition("?" if "://" in uri else "\0")
+    return f"{place.rstrip('/')}/{name}{mark}{options}"
+
+
 @lru_cache(maxsize=16)
 def _object_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     """The filesystem of a bucket and the bucket's name; kept, since making one may ask the store where it lies."""

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from halo_ray.atomic import UNFINISHED, create_local, replace_local, sync
 from halo_ray.errors import InputError
 from halo_ray.exclusive import create_object
-from halo_ray.filesystems import read_file, resolve
+from halo_ray.filesystems import below, read_file, resolve
 from halo_ray.patience import PATIENCE, patiently, reason
 from halo_ray.secret import redacted
 
@@ -85,8 +85,7 @@ class Storage:
 
     def below(self, name: str) -> Storage:
         """The directory ``name`` of this one, as a storage of its own."""
-        place, mark, options = self.uri.partition("?" if "://" in self.uri else "\0")
-        return Storage(f"{place.rstrip('/')}/{name}{mark}{options}", self.patience, self.guard)
+        return Storage(below(self.uri, name), self.patience, self.guard)
 
     def guarded(self, guard: Callable[[], None]) -> Storage:
         """The same, with that guard."""

@@ -13,8 +13,9 @@ results.json and sweep.png say what they found.
 
 --study FILE tries named variants of any settings instead: see jobs/presets/studies. Those of a preset's name belong to
 it and are taken where nothing else says what to try. What they found stands in results.json, results.txt and study.png.
-All options of run_al.py are understood. Exit code 0: all trials are
-done; 2: something must be mended first, one sentence says what.
+
+All options of run_al.py are understood. Exit code 0: all trials are done; 2: something must be mended first, one
+sentence says what.
 """
 
 import sys
@@ -68,19 +69,18 @@ def _study(options: Namespace, rest: list[str]) -> Path | None:
     crossed = [
         key for key in ("curvature", "budget", "acquisition", "seeds") if getattr(options, key) not in (None, [])
     ]
-    if options.study is not None:
-        if crossed or options.scheduler != "fifo":
-            key = crossed[0] if crossed else "scheduler"
-            raise InputError(f"--study {options.study} says what is tried, and --{key} too: leave one of them out")
-        return Path(options.study)
-    presets = [
-        value if is_one else rest[place + 1]
-        for place, option in enumerate(rest)
-        for name, is_one, value in [option.partition("=")]
-        if name == "--preset"
-    ]
-    files = [PRESETS / "studies" / f"{preset}.yaml" for preset in presets]
-    return next((file for file in files if file.is_file()), None) if not crossed else None
+    if options.study is not None and crossed:
+        raise InputError(f"--study {options.study} says what is tried, and --{crossed[0]} too: leave one of them out")
+    if crossed:
+        return None
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", action="append", default=[])
+    presets = parser.parse_known_args(rest)[0].preset
+    own = [file for preset in presets if (file := PRESETS / "studies" / f"{preset}.yaml").is_file()]
+    file = Path(options.study) if options.study is not None else own[0] if own else None
+    if file is not None and options.scheduler != "fifo":
+        raise InputError(f"study {file} says what is tried, and --scheduler too: leave one of them out")
+    return file
 
 
 def _parse(arguments: list[str]) -> tuple[Namespace, list[str]]:

@@ -82,7 +82,7 @@ def benchmark_acquisition(settings: AcquisitionBenchmark) -> Iterator[Line]:
     with torch.inference_mode():
         memory = extra_memory(lambda: pick(score()), settings.device)
         ours, other = score(), official_score()
-        yield from _against_official(settings, score, pick, official_score, official_pick, ours, other)
+        yield from _against_official(settings, score, pick, official_score, official_pick, ours, other, memory)
         yield "extra memory: this system does not tell" if memory is None else f"extra memory: {memory / 2**20:.0f} MiB"
         yield from _hardest_maps(settings, pick, ours)
         keys = median_seconds(
@@ -109,6 +109,7 @@ def _against_official(
     official_pick: Callable[[Tensor], list[tuple[int, int]]],
     ours: Tensor,
     other: Tensor,
+    memory: int | None,
 ) -> Iterator[Line]:
     found = pick(ours)
     same = set(zip(found.y.tolist(), found.x.tolist(), strict=True)) & set(official_pick(other.clone()))
@@ -116,21 +117,16 @@ def _against_official(
     maps = compare(score, official_score, repeats=repeats, device=device)
     picks = compare(lambda: pick(ours), lambda: official_pick(other.clone()), repeats=repeats, device=device)
     whole = compare(lambda: pick(score()), lambda: official_pick(official_score()), repeats=repeats, device=device)
-    for name, time in (("acquisition map", maps), ("picking", picks), ("both", whole)):
+    size = f"{settings.height}x{settings.width}, {_regions(settings)} regions"
+    whole_memory = None if memory is None else memory / 2**20
+    for name, what, time, mebibytes in (
+        ("acquisition map", "acquisition map", maps, None),
+        ("picking", "picking", picks, None),
+        ("both", "HALO map and picks", whole, whole_memory),
+    ):
         line = f"{name}: {time.ours:.3f} s, official procedure {time.other:.2f} s: {time.ratio:.0f} times faster"
-        what = {"both": "HALO map and picks"}.get(name, name)
-        size = f"{settings.height}x{settings.width}, {_regions(settings)} regions"
-        memory = extra_memory(lambda: pick(score()), device) if name == "both" else None
-        yield Measurement(
-            line,
-            f"{what}, {size}",
-            time.ours,
-            time.other,
-            "s",
-            time.ratio,
-            "official procedure",
-            None if memory is None else memory / 2**20,
-        )
+        sides = time.ours, time.other, "s", time.ratio
+        yield Measurement(line, f"{what}, {size}", *sides, "official procedure", mebibytes)
     yield f"{len(same)} of {_regions(settings)} regions are the official procedure's; others would tie in float32"
 
 

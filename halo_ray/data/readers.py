@@ -12,6 +12,7 @@ from halo_ray.data.layouts import acdc, camvid, cityscapes, folder, gtav, synthi
 from halo_ray.data.listing import MANIFEST, MAX_SIDE, only_listed
 from halo_ray.data.synthetic import MIN_SIDE, STYLES
 from halo_ray.errors import InputError
+from halo_ray.filesystems import below
 from halo_ray.suggest import nearest
 
 LAYOUTS = {"cityscapes": cityscapes, "gtav": gtav, "synthia": synthia, "acdc": acdc, "camvid": camvid}
@@ -81,6 +82,7 @@ def list_split(config: SplitConfig, data_root: str, *, key: str, seed: int = 0) 
         raise InputError(f"{key}.split: {config.reader} has several splits: name one, such as {example}")
     if config.reader == "none":
         return MANIFEST.empty_table()
+    root = data_root
     if config.reader == "synthetic":
         table = _synthetic(config, seed, key)
     else:
@@ -94,7 +96,7 @@ def list_split(config: SplitConfig, data_root: str, *, key: str, seed: int = 0) 
         table = table.slice(0, config.count)
     if not table.num_rows:
         of = f" of split {config.split!r}" if config.split else ""
-        raise InputError(f"{key}: no images{of} under {config.root or data_root!r}: check data_root and {key}")
+        raise InputError(f"{key}: no images{of} under {root!r}: check data_root and {key}")
     return table
 
 
@@ -109,8 +111,7 @@ def split_root(config: SplitConfig, data_root: str, key: str) -> str:
         raise InputError(f"{key} needs a directory: set --data_root or --{key}.root")
     if not config.root or not data_root or "://" in root or os.path.isabs(root):
         return root
-    place, mark, options = data_root.partition("?" if "://" in data_root else "\0")
-    return f"{place.rstrip('/')}/{root}{mark}{options}"
+    return below(data_root, root)
 
 
 def _read(config: SplitConfig, root: str) -> pa.Table:

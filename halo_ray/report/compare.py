@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from halo_ray.config import identity
 from halo_ray.figures import COLORS, LINES, MARKERS
-from halo_ray.intervals import CONFIDENCE, half_interval
+from halo_ray.intervals import CONFIDENCE, half_interval, percent
 from halo_ray.report.reported import Reported
 
 FAR = 20
@@ -124,18 +124,17 @@ def lines_of(compared: Sequence[Group]) -> list[list[str]]:
     """A line for each group and round: label, seeds, round, pixels, share of the pool and mIoU."""
     lines = [["experiment", "seeds", "round", "pixels bought", "share of the pool", "mIoU"]]
     for group in compared:
-        for point in group.points():
-            plus_minus = "" if point.interval is None else f" ± {100 * point.interval:.1f}"
-            lines.append(
-                [
-                    group.label,
-                    str(point.runs),
-                    str(point.round),
-                    f"{point.pixels:.0f}",
-                    f"{100 * point.share:.4f} %",
-                    f"{100 * point.miou:.1f}{plus_minus}",
-                ]
-            )
+        lines.extend(
+            [
+                group.label,
+                str(point.runs),
+                str(point.round),
+                f"{point.pixels:.0f}",
+                f"{100 * point.share:.4f} %",
+                percent(point.miou, point.interval),
+            ]
+            for point in group.points()
+        )
     return lines
 
 

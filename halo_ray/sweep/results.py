@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from halo_ray.config import Config
 from halo_ray.figures import COLORS, MARKERS, save_figure
-from halo_ray.intervals import CONFIDENCE, half_interval
+from halo_ray.intervals import CONFIDENCE, half_interval, percent
 from halo_ray.results import has_metrics, read_metrics
 from halo_ray.storage import Storage
 from halo_ray.sweep.space import FINISHED, FLOOR, STOPPED, Point, SearchSpace, configure, status
@@ -139,15 +139,10 @@ def _cell(
 def _text(cell: Cell | None) -> str:
     if cell is None:
         return "-"
-    text = f"{100 * cell.miou:.1f}{_plus_minus(cell.interval)}"
+    text = percent(cell.miou, cell.interval)
     if cell.over_floor is not None:
-        over = round(100 * cell.over_floor, 1) + 0.0  # no -0.0
-        text += f" ({over:+.1f}{_plus_minus(cell.over_floor_interval)})"
+        text += f" ({percent(cell.over_floor, cell.over_floor_interval, '+')})"
     return text + ("" if not cell.stopped else "*" if cell.finished else "**") + ("?" if cell.open else "")
-
-
-def _plus_minus(interval: float | None) -> str:
-    return "" if interval is None else f" ± {100 * interval:.1f}"
 
 
 def _plot(cells: Sequence[Cell], space: SearchSpace, storage: Storage) -> None:

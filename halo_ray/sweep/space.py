@@ -43,11 +43,8 @@ class Space(Protocol):
     def points(self) -> Sequence[Trial]:
         """All trials; those that share the most after each other."""
 
-    def leaders(self, base: Config) -> Sequence[Trial]:
-        """For each pretrained model a trial whose first scoring pass serves others."""
-
-    def beside(self, base: Config, leader: Trial) -> tuple[str, ...]:
-        """The acquisition functions of those others."""
+    def leaders(self, base: Config) -> Sequence[tuple[Trial, tuple[str, ...]]]:
+        """For each pretrained model a trial whose first scoring pass serves others, and the functions of those."""
 
     def told(self) -> dict[str, Any]:
         """What must be the same when the sweep is resumed, by option of the command line; JSON-able."""
@@ -122,14 +119,11 @@ class SearchSpace:
         order = product(self.curvature, seeds, self.budget, self.acquisition)
         return [Point(curvature, budget, acquisition, seed) for curvature, seed, budget, acquisition in order]
 
-    def leaders(self, base: Config) -> list[Point]:
+    def leaders(self, base: Config) -> list[tuple[Point, tuple[str, ...]]]:
         """For each curvature and seed the trial with the largest budget: its first scoring pass serves the others."""
-        most, first = max(self.budget), self.acquisition[0]
-        return [Point(curvature, most, first, seed) for curvature, seed in product(self.curvature, range(self.seeds))]
-
-    def beside(self, base: Config, leader: Trial) -> tuple[str, ...]:
-        """All functions but that of the leaders."""
-        return self.acquisition[1:]
+        most, (first, *others) = max(self.budget), self.acquisition
+        crossed = product(self.curvature, range(self.seeds))
+        return [(Point(curvature, most, first, seed), tuple(others)) for curvature, seed in crossed]
 
     def told(self) -> dict[str, Any]:
         """The values, in lists."""

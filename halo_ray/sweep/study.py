@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,9 +13,9 @@ import yaml
 from halo_ray.config import Config, identity
 from halo_ray.errors import InputError, one_line
 from halo_ray.shared_keys import pretraining_settings
+from halo_ray.storage import safe_name
 from halo_ray.suggest import nearest
-from halo_ray.sweep.space import Trial
-from halo_ray.sweep.variants import with_settings
+from halo_ray.sweep.variants import typed_settings, with_settings
 from halo_ray.yaml_text import load_yaml
 
 _ONE_PASS = ("acquisition.function", "acquisition.budget")
@@ -30,17 +30,16 @@ class Case:
     budget: float
     seed: int
     settings: Mapping[str, Any] = field(compare=False)
-    """Of the variant."""
+    """Of the variant, as typed_settings gives them."""
 
     @property
     def name(self) -> str:
         """Of the trial's directory."""
-        return f"{self.variant}-b{self.budget!r}-s{self.seed}"
+        return f"{safe_name(self.variant)}-b{self.budget!r}-s{self.seed}"
 
     def set(self, base: Config) -> Config:
         """``base`` with the settings, budget and seed; raises InputError where one cannot be used."""
-        config = replace(base, seed=self.seed, acquisition=replace(base.acquisition, budget=self.budget))
-        return with_settings(config, self.settings, f"variant {self.variant}")
+        return with_settings(base, {**self.settings, "seed": self.seed, "acquisition.budget": self.budget})
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Study:
-    """Variants, the settings of each by dotted key, and the tables that they stand in."""
+    """Variants, the settings of each as typed_settings gives them, and the tables that they stand in."""
 
     variants: Mapping[str, Mapping[str, Any]]
     tables: tuple[Table, ...]
@@ -76,29 +75,26 @@ class Study:
         }
         return list(found)
 
-    def leaders(self, base: Config) -> list[Case]:
+    def leaders(self, base: Config) -> list[tuple[Case, tuple[str, ...]]]:
         """For each pretrained model the trial with the largest budget, of those whose scoring pass serves the most."""
-        return [passes[0] for passes in self._passes(base).values()]
-
-    def beside(self, base: Config, leader: Trial) -> tuple[str, ...]:
-        """The functions of the trials that the first pass of ``leader`` serves."""
-        passes = next(passes for passes in self._passes(base).values() if passes[0] == leader)
-        return tuple(dict.fromkeys(case.set(base).acquisition.function for case in passes[1:]))
-
-    def told(self) -> dict[str, Any]:
-        """Nothing: variants and tables may be added, and each trial knows its own settings."""
-        return {}
-
-    def _passes(self, base: Config) -> dict[str, list[Case]]:
-        """For each pretrained model the trials of which one scoring pass serves the most, largest budget first."""
         same_pass: dict[str, dict[str, list[Case]]] = {}
+        functions: dict[Case, str] = {}
         for case in self.points():
             config = case.set(base)
             scored = {key: value for key, value in identity(config).items() if key not in _ONE_PASS}
             passes = same_pass.setdefault(repr(pretraining_settings(config)), {})
             passes.setdefault(repr(scored), []).append(case)
-        most = {model: max(passes.values(), key=len) for model, passes in same_pass.items()}
-        return {model: sorted(cases, key=lambda case: -case.budget) for model, cases in most.items()}
+            functions[case] = config.acquisition.function
+        found = []
+        for passes in same_pass.values():
+            most = max(passes.values(), key=len)
+            first, *others = sorted(most, key=lambda case: -case.budget)
+            found.append((first, tuple(dict.fromkeys(functions[case] for case in others))))
+        return found
+
+    def told(self) -> dict[str, Any]:
+        """Nothing: variants and tables may be added, and each trial knows its own settings."""
+        return {}
 
 
 def read_study(path: Path, base: Config) -> Study:
@@ -118,13 +114,15 @@ def read_study(path: Path, base: Config) -> Study:
         raise InputError(f"{path} is no YAML: {one_line(error)}") from error
     if not isinstance(tree, dict) or set(tree) != {"variants", "tables"} or not all(map(_is_tree, tree.values())):
         raise InputError(f"{path} must hold variants and tables, and nothing else")
+    variants = {}
     for name, settings in tree["variants"].items():
         if not isinstance(settings, dict):
             raise InputError(f"{path}: variant {name} must hold settings by key, {{}} for none")
+        variants[name] = typed_settings(base, settings, f"{path}: variant {name}")
     tables = tuple(
-        _table(f"{path}: table {title}", title, own, tree["variants"], base) for title, own in tree["tables"].items()
+        _table(f"{path}: table {title}", title, own, variants, base) for title, own in tree["tables"].items()
     )
-    study = Study(tree["variants"], tables)
+    study = Study(variants, tables)
     try:
         for case in study.points():
             case.set(base)

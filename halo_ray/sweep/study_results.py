@@ -13,8 +13,8 @@ from halo_ray.annotations.ledger import Ledger
 from halo_ray.config import Config
 from halo_ray.data.classes import IGNORE
 from halo_ray.figures import COLORS, LINES, MARKERS, save_figure
-from halo_ray.intervals import CONFIDENCE, half_interval
-from halo_ray.report.correlation import radius_correlation
+from halo_ray.intervals import CONFIDENCE, half_interval, percent
+from halo_ray.report.correlation import RadiusCorrelation, radius_correlation
 from halo_ray.results import Row, has_metrics, read_metrics
 from halo_ray.storage import Storage
 from halo_ray.sweep.space import FINISHED, configure, status
@@ -44,8 +44,8 @@ class Cell:
         """In percent: mean and interval; in brackets the same of the differences."""
         if not self.values:
             return "-"
-        said = _mean([100 * value for value in self.values.values()], "")
-        return f"{said} ({_mean([100 * value for value in self.over], '+')})" if compared and self.over else said
+        said = _mean([*self.values.values()])
+        return f"{said} ({_mean(self.over, '+')})" if compared and self.over else said
 
 
 def write_study(base: Config, study: Study) -> dict[str, Any]:
@@ -88,19 +88,18 @@ def radius_text(found: Mapping[str, Any]) -> str:
     for (variant, budget), runs in _by_variant(found).items():
         after = [radius_correlation(run["last"]) for run in runs]
         before = [radius_correlation(run["first"]) for run in runs]
-        columns = [
-            [each.with_share for each in after if each],
-            [each.with_share_ranks for each in after if each],
-            [each.with_accuracy for each in after if each],
-            [each.with_share for each in before if each],
-            [each.with_accuracy for each in before if each],
-        ]
         told = [
-            f"{np.mean(known):+.2f}" if (known := [v for v in column if v is not None]) else "-" for column in columns
+            *(_mean_correlation(after, name) for name in ("with_share", "with_share_ranks", "with_accuracy")),
+            *(_mean_correlation(before, name) for name in ("with_share", "with_accuracy")),
         ]
         lines.append([variant, f"{100 * budget:g} %", *told])
     head = "Correlation of a class's mean radius with its share of the pixels and with its accuracy, mean over seeds"
     return "\n".join([f"{head}; after the last round, and before any purchase", "", *text_table(lines)])
+
+
+def _mean_correlation(found: Sequence[RadiusCorrelation | None], name: str) -> str:
+    known = [value for each in found if each is not None and (value := getattr(each, name)) is not None]
+    return f"{np.mean(known):+.2f}" if known else "-"
 
 
 def bought_text(found: Mapping[str, Any]) -> str:
@@ -174,14 +173,12 @@ def _cell(found: Mapping[str, Any], table: Mapping[str, Any], variant: str, budg
     return Cell(own, [own[seed] - reference[seed] for seed in own if seed in reference])
 
 
-def _mean(values: Sequence[float], sign: str) -> str:
-    interval = half_interval(values)
-    mean = round(float(np.mean(values)), 1) + 0.0  # no -0.0
-    return f"{mean:{sign}.1f}" + ("" if interval is None else f" ± {interval:.1f}")
+def _mean(values: Sequence[float], sign: str = "") -> str:
+    return percent(float(np.mean(values)), half_interval(values), sign)
 
 
 def _plot(found: Mapping[str, Any]) -> Figure:
-    """mIoU by budget of the tables that have several; others lie flat, as ends."""
+    """mIoU by budget of the tables that have several; variants that buy nothing lie flat, as ends."""
     figure = Figure(figsize=(7.2, 4.8), layout="constrained")
     axes = figure.add_subplot()
     swept = [table for table in found["tables"] if len(table["budget"]) > 1]
@@ -200,11 +197,12 @@ def _plot(found: Mapping[str, Any]) -> Figure:
             label=variant,
         )
     for (variant, _), runs in _by_variant(found).items():
-        if not runs[0]["pixels"] or variant == "fully_supervised":
-            axes.axhline(100 * float(np.mean([run["miou"][-1] for run in runs])), color="0.4", linestyle=":")
+        if not any(runs[0]["bought"].values()):
+            miou = 100 * float(np.mean([run["miou"][-1] for run in runs]))
+            axes.axhline(miou, color="0.4", linestyle=":")
             axes.annotate(
                 variant,
-                (1, 100 * float(np.mean([run["miou"][-1] for run in runs]))),
+                (1, miou),
                 xycoords=("axes fraction", "data"),
                 ha="right",
                 va="bottom",

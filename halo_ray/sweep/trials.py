@@ -106,9 +106,9 @@ def _sized(base: Config, how: SweepConfig) -> tuple[Config, int]:
 def _prepare(base: Config, space: Space, together: int) -> None:
     """Computes what trials share, each thing once: what is common to most first, then all curvatures and seeds."""
     configs = []
-    for leader in space.leaders(base):
+    for leader, others in space.leaders(base):
         config = configure(base, leader)
-        functions = tuple(dict.fromkeys((*config.execution.compare_functions, *space.beside(base, leader))))
+        functions = tuple(dict.fromkeys((*config.execution.compare_functions, *others)))
         configs.append(replace(config, execution=replace(config.execution, compare_functions=functions)))
     todo = [config for config in configs if finished_rounds(config) is None]
     if not todo:

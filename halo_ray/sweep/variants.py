@@ -1,9 +1,10 @@
-"""Named variants of a configuration: some of its keys with other values, as YAML holds them."""
+"""Named variants of a configuration: some of its keys with other values."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import reduce
 from typing import Any, TypeVar
 
 import yaml
@@ -15,11 +16,12 @@ from halo_ray.suggest import nearest
 Section = TypeVar("Section")
 
 
-def with_settings(base: Config, settings: Mapping[str, Any], name: str) -> Config:
-    """``base`` with other values of dotted identity keys, each checked as in a file.
+def typed_settings(base: Config, settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Values of dotted identity keys as ``base`` with them would hold them, each checked as in a file.
 
     Args:
-        name: what errors call the settings.
+        settings: as YAML holds them.
+        name: what errors call them.
 
     Raises:
         InputError: an unknown key, or one that does not make an experiment what it is; a value that cannot be used.
@@ -29,22 +31,24 @@ def with_settings(base: Config, settings: Mapping[str, Any], name: str) -> Confi
     for key, value in settings.items():
         if key not in known:
             raise InputError(f"{name}: {key} is no key that a trial could differ in; {nearest(key, known)}")
-        section = tree
         *above, last = key.split(".")
-        for part in above:
-            section = section[part]
-        section[last] = value
-    # Only what is named is taken from the text, in which credentials of URIs do not stand.
-    return _taken(base, config_from_yaml(yaml.safe_dump(tree), name), [key.split(".") for key in settings])
+        reduce(dict.__getitem__, above, tree)[last] = value
+    parsed = config_from_yaml(yaml.safe_dump(tree), name)
+    return {key: reduce(getattr, key.split("."), parsed) for key in settings}
 
 
-def _taken(own: Section, other: Any, keys: Sequence[Sequence[str]]) -> Section:
-    """``own`` with the fields that ``keys`` lead to as ``other`` has them, all of a section at once."""
-    below: dict[str, list[Sequence[str]]] = {}
-    for first, *rest in keys:
-        below.setdefault(first, []).append(rest)
+def with_settings(own: Section, settings: Mapping[str, Any]) -> Section:
+    """A configuration, or a section of one, with other values of dotted keys, all of a section at once.
+
+    Raises:
+        InputError: the values contradict each other or the rest.
+    """
+    below: dict[str, dict[str, Any]] = {}
+    for key, value in settings.items():
+        first, _, rest = key.partition(".")
+        below.setdefault(first, {})[rest] = value
     values = {
-        first: _taken(getattr(own, first), getattr(other, first), rests) if rests[0] else getattr(other, first)
+        first: with_settings(getattr(own, first), rests) if "" not in rests else rests[""]
         for first, rests in below.items()
     }
     return replace(own, **values)  # type: ignore[type-var]

@@ -63,8 +63,9 @@ def test_columns_of_the_table() -> None:
 
 
 def test_every_benchmark_has_settings_for_a_dry_run() -> None:
+    assert set(every._SMALLEST) == set(BENCHMARKS)
     for name, (kind, _) in BENCHMARKS.items():
-        kind(**every._SMALLEST[name])
+        assert kind(**every._SMALLEST[name]) != kind()
 
 
 @pytest.mark.parametrize(

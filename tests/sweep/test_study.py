@@ -24,7 +24,7 @@ from halo_ray.storage import Storage
 from halo_ray.sweep.space import configure, open_sweep
 from halo_ray.sweep.study import Case, Study, read_study
 from halo_ray.sweep.study_results import RESULTS, bought_text, study_text, table_text
-from halo_ray.sweep.variants import with_settings
+from halo_ray.sweep.variants import typed_settings, with_settings
 
 TREE = {
     "variants": {
@@ -81,13 +81,13 @@ def test_settings_of_one_section_are_set_together() -> None:
     """Either alone would contradict the base."""
     base = changed(Config(), "training.control", False)
     told = {"acquisition.scope": "image", "acquisition.normalize": "minmax", "training.round_steps": [3, 2, 1]}
-    config = with_settings(base, told, "variant x")
+    config = with_settings(base, typed_settings(base, told, "variant x"))
     assert (config.acquisition.scope, config.acquisition.normalize) == ("image", "minmax")
     assert config.training.steps_of_rounds(3) == [3, 2, 1]
 
 
 def test_a_pretrained_model_is_prepared_once_for_all_that_begin_with_it(study: Study, base: Config) -> None:
-    leaders = study.leaders(base)
+    leaders = [leader for leader, _ in study.leaders(base)]
     assert {(case.seed, case.variant == "flat") for case in leaders} == {(0, False), (1, False), (2, False), (0, True)}
     assert {case.budget for case in leaders} == {0.02}
     assert len(leaders) == 4
@@ -101,8 +101,8 @@ def test_functions_that_one_pass_can_serve_are_scored_with_the_leader(tmp_path: 
         "tables": {"main": {"variants": ["top", *functions], "seeds": 1, "reference": "random"}},
     }
     study = read_study(written(tmp_path, tree), base)
-    (leader,) = study.leaders(base)
-    assert {leader.variant, *study.beside(base, leader)} == set(functions)
+    ((leader, others),) = study.leaders(base)
+    assert {leader.variant, *others} == set(functions)
 
 
 @pytest.mark.parametrize(
@@ -265,6 +265,19 @@ def test_a_study_is_of_its_preset_unless_the_options_say_what_to_try(
         assert sweep.main(["--preset", *options]) == 0
     assert sweep.main(["--preset=mine"]) == 0
     assert tried == ["study", "space", "space", "study"]
+
+
+def test_the_study_of_a_preset_knows_no_scheduler_either(
+    job: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    options = ["--preset", "evidence_camvid", "--output_dir", str(tmp_path / "out"), "--scheduler", "asha"]
+    assert job("sweep").main(options) == 2
+    assert "--scheduler too" in capsys.readouterr().err
+
+
+def test_a_name_leads_nowhere_else(base: Config) -> None:
+    directory = Path(configure(base, Case("../../x/y", 0.01, 0, {})).output_dir)
+    assert directory.parent == Path(base.output_dir, "trials")
 
 
 @pytest.mark.parametrize("more", [["--seeds", "2"], ["--acquisition", "halo"], ["--scheduler", "asha"]])
