@@ -12,7 +12,7 @@ from halo_ray.storage import Storage
 from halo_ray.sweep.results import Cell, write_results
 from halo_ray.sweep.space import SearchSpace, Space, open_sweep
 from halo_ray.sweep.study import Study
-from halo_ray.sweep.study_results import write_study
+from halo_ray.sweep.study_results import RESULTS, recorded_runs, write_study
 from halo_ray.sweep.trials import SweepConfig, run_trials
 
 AnySpace = TypeVar("AnySpace", bound=Space)
@@ -29,8 +29,12 @@ def run_sweep(base: Config, space: SearchSpace, how: SweepConfig) -> list[Cell]:
 
 
 def run_study(base: Config, study: Study, how: SweepConfig) -> dict[str, Any]:
-    """The same for a study; gives what results.json holds."""
-    return _run(base, study, how, write_study)
+    """The same for a study; gives what results.json holds. Trials that stand there need no directory any more."""
+    known = recorded_runs(base, study)
+    if known:
+        print(f"{len(known)} of {len(study.points())} trials stand in {RESULTS} already", flush=True)
+    rest = replace(study, done=frozenset(known))
+    return _run(base, rest, how, lambda base, _: write_study(base, study, known))
 
 
 def _run(base: Config, space: AnySpace, how: SweepConfig, write: Callable[[Config, AnySpace], Found]) -> Found:

@@ -60,11 +60,13 @@ class Study:
 
     variants: Mapping[str, Mapping[str, Any]]
     tables: tuple[Table, ...]
+    done: frozenset[str] = frozenset()
+    """Names of trials that are left out: what they found is known."""
 
     swept: ClassVar[tuple[str, ...]] = ("seed", "acquisition.budget")
 
     def points(self) -> list[Case]:
-        """All trials once, seed by seed, so that what is done when a study is interrupted can be compared."""
+        """Trials that are not done, once, seed by seed: what is there when a study is interrupted can be compared."""
         found = {
             Case(variant, budget, seed, self.variants[variant]): None
             for seed in range(max(table.seeds for table in self.tables))
@@ -73,7 +75,7 @@ class Study:
             for budget in table.budget
             for variant in table.variants
         }
-        return list(found)
+        return [case for case in found if case.name not in self.done]
 
     def leaders(self, base: Config) -> list[tuple[Case, tuple[str, ...]]]:
         """For each pretrained model the trial with the largest budget, of those whose scoring pass serves the most."""

@@ -10,13 +10,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from halo_ray.annotations.ledger import Ledger
-from halo_ray.config import Config
+from halo_ray.config import Config, identity
 from halo_ray.data.classes import IGNORE
+from halo_ray.errors import InputError
 from halo_ray.figures import COLORS, LINES, MARKERS, save_figure
 from halo_ray.intervals import CONFIDENCE, half_interval, percent
 from halo_ray.report.correlation import RadiusCorrelation, radius_correlation
 from halo_ray.results import Row, has_metrics, read_metrics
-from halo_ray.storage import Storage
+from halo_ray.storage import Storage, digest_of
 from halo_ray.sweep.space import FINISHED, configure, status
 from halo_ray.sweep.study import Case, Study
 from halo_ray.text_table import text_table
@@ -48,13 +49,38 @@ class Cell:
         return f"{said} ({_mean(self.over, '+')})" if compared and self.over else said
 
 
-def write_study(base: Config, study: Study) -> dict[str, Any]:
-    """Writes results.json, results.txt and study.png to the study's directory; gives what the first holds."""
+def recorded_runs(base: Config, study: Study) -> dict[str, dict[str, Any]]:
+    """The runs in results.json that are trials of ``study`` with the same settings, by name.
+
+    Raises:
+        InputError: the file is not that of a study.
+    """
+    storage = Storage(base.output_dir)
+    if not storage.exists(RESULTS):
+        return {}
+    cases = {(case.variant, case.budget, case.seed): case for case in study.points()}
+    try:
+        runs = [
+            (cases.get((run["variant"], run["budget"], run["seed"])), run) for run in storage.read_json(RESULTS)["runs"]
+        ]
+        return {case.name: run for case, run in runs if case is not None and run["settings"] == _settings(base, case)}
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"{storage.uri}/{RESULTS} is not that of a study: move it away, or name another output_dir"
+        ) from error
+
+
+def write_study(base: Config, study: Study, known: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Writes results.json, results.txt and study.png to the study's directory; gives what the first holds.
+
+    Args:
+        known: runs by name, whose trials are not looked for.
+    """
     storage = Storage(base.output_dir)
     found = {
         "variants": {name: {key: str(value) for key, value in own.items()} for name, own in study.variants.items()},
         "tables": [asdict(table) for table in study.tables],
-        "runs": [run for case in study.points() if (run := _run(base, case)) is not None],
+        "runs": [run for case in study.points() if (run := known.get(case.name) or _run(base, case))],
         "versions": versions(),
     }
     storage.write_json(RESULTS, found)
@@ -125,6 +151,7 @@ def _run(base: Config, case: Case) -> dict[str, Any] | None:
         "variant": case.variant,
         "budget": case.budget,
         "seed": case.seed,
+        "settings": _settings(base, case),
         "miou": [round(row["miou"], _DIGITS) for row in rows],
         "pixels": rows[-1]["pixels"],
         "images": rows[-1]["images_touched"],
@@ -133,6 +160,11 @@ def _run(base: Config, case: Case) -> dict[str, Any] | None:
         "last": _rounded({key: rows[-1][key] for key in _KEPT}),
         "seconds": {str(row["round"]): {k: round(v, 1) for k, v in row["seconds"].items()} for row in rows},
     }
+
+
+def _settings(base: Config, case: Case) -> str:
+    """Names all settings of a trial, by their hash."""
+    return digest_of({key: str(value) for key, value in identity(configure(base, case)).items()})
 
 
 def _bought(storage: Storage, rows: Sequence[Row], rounds: int) -> dict[str, int]:

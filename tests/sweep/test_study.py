@@ -23,7 +23,7 @@ from halo_ray.results import read_metrics
 from halo_ray.storage import Storage
 from halo_ray.sweep.space import configure, open_sweep
 from halo_ray.sweep.study import Case, Study, read_study
-from halo_ray.sweep.study_results import RESULTS, bought_text, study_text, table_text
+from halo_ray.sweep.study_results import RESULTS, bought_text, recorded_runs, study_text, table_text
 from halo_ray.sweep.variants import typed_settings, with_settings
 
 TREE = {
@@ -242,6 +242,39 @@ def test_what_a_study_found_is_what_its_trials_recorded(ran: Config) -> None:
     assert storage.read("results.txt").decode() == study_text(found) + "\n"
     assert "fence" in bought_text(found)
     assert storage.read("study.png").startswith(b"\x89PNG")
+
+
+def test_what_stands_in_the_results_is_not_run_again(
+    ran: Config, job: Callable[[str], ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A study grows from its results alone; a trial with other settings of the same name is another."""
+    found = Storage(ran.output_dir).read_json(RESULTS)
+    base = changed(ran, "output_dir", str(tmp_path / "grown"))
+    storage = Storage(base.output_dir)
+    storage.write_json(RESULTS, found)
+    (tmp_path / "base.yaml").write_text(config_to_yaml(base))
+    tree = json.loads(json.dumps(FOUR))
+    tree["variants"]["full"]["training.losses.source"] = 2
+    options = ["--config", str(tmp_path / "base.yaml"), "--study", str(written(tmp_path, tree))]
+    options += ["--output_dir", base.output_dir]
+    assert job("sweep").main(options) == 0
+    assert f"6 of 7 trials stand in {RESULTS} already" in capsys.readouterr().out
+    now = storage.read_json(RESULTS)
+    assert [run for run in now["runs"] if run["variant"] != "full"] == [
+        run for run in found["runs"] if run["variant"] != "full"
+    ]
+    (full,) = (run for run in now["runs"] if run["variant"] == "full")
+    assert full["settings"] not in {run["settings"] for run in found["runs"]}
+    assert [path.name.partition("-")[0] for path in Path(base.output_dir, "trials").iterdir()] == ["full"]
+    assert job("sweep").main(options) == 0  # nothing is left
+    assert storage.read_json(RESULTS) == now
+
+
+@pytest.mark.parametrize("held", [{"runs": [3]}, {}, [], {"runs": [{"variant": "best", "budget": 0.01, "seed": 0}]}])
+def test_results_of_something_else_are_named(held: object, base: Config, study: Study) -> None:
+    Storage(base.output_dir).write_json(RESULTS, held)
+    with pytest.raises(InputError, match=r"results\.json is not that of a study"):
+        recorded_runs(base, study)
 
 
 def test_trials_share_one_pretrained_model(ran: Config) -> None:
