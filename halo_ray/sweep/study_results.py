@@ -28,6 +28,9 @@ RESULTS = "results.json"
 _KEPT = ("iou", "accuracy", "class_accuracy", "class_share", "class_radius")
 """Of the first record and the last."""
 
+_APART = 1.03
+"""Factor between neighbouring points of a budget in the plot."""
+
 _DIGITS = 6
 """Behind the point: more than any table shows."""
 
@@ -214,12 +217,16 @@ def _plot(found: Mapping[str, Any]) -> Figure:
     figure = Figure(figsize=(7.2, 4.8), layout="constrained")
     axes = figure.add_subplot()
     swept = [table for table in found["tables"] if len(table["budget"]) > 1]
-    lines = [(table, variant) for table in swept for variant in table["variants"]]
-    for number, (table, variant) in enumerate(lines):
+    lines: dict[str, Mapping[str, Any]] = {}
+    for table in swept:
+        for variant in table["variants"]:
+            lines.setdefault(variant, table)  # one line each, in however many tables it stands
+    for number, (variant, table) in enumerate(lines.items()):
         cells = [(budget, _cell(found, table, variant, budget)) for budget in table["budget"]]
         known = [(100 * budget, [100 * v for v in cell.values.values()]) for budget, cell in cells if cell.values]
         axes.errorbar(
-            [budget for budget, _ in known],
+            # Beside each other, so that no interval hides another.
+            [budget * _APART ** (number - (len(lines) - 1) / 2) for budget, _ in known],
             [float(np.mean(values)) for _, values in known],
             yerr=[half_interval(values) or 0 for _, values in known],
             color=COLORS[number % len(COLORS)],
@@ -234,14 +241,16 @@ def _plot(found: Mapping[str, Any]) -> Figure:
             axes.axhline(miou, color="0.4", linestyle=":")
             axes.annotate(
                 variant,
-                (1, miou),
+                (0.01, miou),
                 xycoords=("axes fraction", "data"),
-                ha="right",
                 va="bottom",
                 fontsize=8,
             )
     if lines:
         axes.set_xscale("log")
+        budgets = sorted({100 * budget for table in swept for budget in table["budget"]})
+        axes.set_xticks(budgets, [f"{budget:g}" for budget in budgets])
+        axes.minorticks_off()
         axes.legend(fontsize=8)
     axes.set(xlabel="pixels bought, % of the pool", ylabel="mIoU on the target's validation split, %")
     axes.grid(alpha=0.3)
