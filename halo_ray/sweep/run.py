@@ -42,8 +42,9 @@ def _run(base: Config, space: AnySpace, how: SweepConfig, write: Callable[[Confi
     base = replace(base, output_dir=Storage(base.output_dir).uri)
     storage = open_sweep(base, space)
     try:
-        with ray_session(base.execution):
-            run_trials(base, space, how, storage)
+        if space.points():  # or Ray would start for nothing
+            with ray_session(base.execution):
+                run_trials(base, space, how, storage)
     finally:
         found = write(base, space)
     return found

@@ -61,12 +61,13 @@ def recorded_runs(base: Config, study: Study) -> dict[str, dict[str, Any]]:
     storage = Storage(base.output_dir)
     if not storage.exists(RESULTS):
         return {}
-    cases = {(case.variant, case.budget, case.seed): case for case in study.points()}
     try:
-        runs = [
-            (cases.get((run["variant"], run["budget"], run["seed"])), run) for run in storage.read_json(RESULTS)["runs"]
-        ]
-        return {case.name: run for case, run in runs if case is not None and run["settings"] == _settings(base, case)}
+        held = {(run["variant"], run["budget"], run["seed"]): run for run in storage.read_json(RESULTS)["runs"]}
+        return {
+            case.name: run
+            for case in study.points()
+            if (run := held.get((case.variant, case.budget, case.seed))) and run["settings"] == _settings(base, case)
+        }
     except (KeyError, TypeError) as error:
         raise InputError(
             f"{storage.uri}/{RESULTS} is not that of a study: move it away, or name another output_dir"

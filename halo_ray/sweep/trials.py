@@ -56,8 +56,6 @@ def run_trials(base: Config, space: Space, how: SweepConfig, storage: Storage) -
             "annotation.oracle is files: a sweep cannot wait for people; sweep with ground_truth, and run single "
             "experiments with files"
         )
-    if not space.points():
-        return
     check_shared(storage, base.execution)
     base, together = _sized(base, how)
     _prepare(base, space, together)
