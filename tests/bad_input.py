@@ -19,6 +19,9 @@ SECONDS = 60
 MANY_CASES = pytest.mark.timeout(10 * SECONDS)
 """Of a test that is many cases, each of which has its own SECONDS."""
 
+HTML = b"<!DOCTYPE html><html><body>404 Not Found</body></html>"
+"""What a server says instead of the file that was asked for."""
+
 DAMAGES = "flip", "flips", "cut", "longer", "empty", "zeros", "noise"
 
 
