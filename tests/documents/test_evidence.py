@@ -1,0 +1,77 @@
+"""What README.md and the page about the comparison say is what the committed results hold."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pages import README, ROOT, blocks, section
+
+from halo_ray.config import parse_config
+from halo_ray.sweep.study import Study, read_study
+from halo_ray.sweep.study_results import bought_text, radius_text, study_text, table_text
+
+PRESETS = ROOT / "jobs/presets"
+PAGE = PRESETS / "evidence_camvid.md"
+FIGURE = re.compile(r"[+−-]?\d+\.\d+|\d+ ± \d+")
+"""A number that was measured, not counted."""
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Any]:
+    return json.loads((PRESETS / "evidence_camvid.json").read_text())
+
+
+def prose(file: Path, heading: str) -> str:
+    """A section without its blocks and without code."""
+    text = re.sub(r"^```.*?^```$", "", section(file, heading), flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"`[^`\n]*`", "", text)
+
+
+def figures(text: str) -> Iterator[str]:
+    return (figure.replace("−", "-") for figure in FIGURE.findall(text))
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    return read_study(PRESETS / "studies/evidence_camvid.yaml", parse_config(["--preset", "evidence_camvid"], PRESETS))
+
+
+def test_every_trial_of_the_study_is_there(found: dict[str, Any], study: Study) -> None:
+    wanted = [(case.variant, case.budget, case.seed) for case in study.points()]
+    assert sorted((run["variant"], run["budget"], run["seed"]) for run in found["runs"]) == sorted(wanted)
+
+
+def test_the_settings_are_those_that_were_run(found: dict[str, Any], study: Study) -> None:
+    settings = {name: {key: str(value) for key, value in own.items()} for name, own in study.variants.items()}
+    assert found["variants"] == settings
+
+
+def test_the_readme_shows_the_tables_of_the_results(found: dict[str, Any]) -> None:
+    shown = blocks(section(README, "Does it choose better?"))
+    assert table_text(found, "functions") in shown
+    assert table_text(found, "ends") in shown
+
+
+def test_the_page_shows_all_of_them(found: dict[str, Any]) -> None:
+    shown = blocks(PAGE.read_text())
+    for text in (
+        *(table_text(found, table["title"]) for table in found["tables"]),
+        radius_text(found),
+        bought_text(found),
+    ):
+        assert text in shown
+
+
+@pytest.mark.parametrize(
+    ("file", "heading"), [(README, "Does it choose better?"), (PAGE, "What came out"), (PAGE, "The paper's claim")]
+)
+def test_figures_in_the_text_are_those_of_the_results(file: Path, heading: str, found: dict[str, Any]) -> None:
+    held = set(figures(study_text(found)))
+    said = list(figures(prose(file, heading)))
+    assert said
+    assert [figure for figure in said if figure not in held] == []
