@@ -34,6 +34,9 @@ _APART = 1.03
 _DIGITS = 6
 """Behind the point: more than any table shows."""
 
+_Key = tuple[str, float, int, str]
+"""Variant, budget, seed, and the hash of all settings."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -58,39 +61,50 @@ def recorded_runs(base: Config, study: Study) -> dict[str, dict[str, Any]]:
     Raises:
         InputError: the file is not that of a study.
     """
-    storage = Storage(base.output_dir)
-    if not storage.exists(RESULTS):
-        return {}
-    try:
-        held = {(run["variant"], run["budget"], run["seed"]): run for run in storage.read_json(RESULTS)["runs"]}
-        return {
-            case.name: run
-            for case in study.points()
-            if (run := held.get((case.variant, case.budget, case.seed))) and run["settings"] == _settings(base, case)
-        }
-    except (KeyError, TypeError) as error:
-        raise InputError(
-            f"{storage.uri}/{RESULTS} is not that of a study: move it away, or name another output_dir"
-        ) from error
+    held = _held(Storage(base.output_dir))
+    names = ((case.name, (case.variant, case.budget, case.seed, _settings(base, case))) for case in study.points())
+    return {name: held[key] for name, key in names if key in held} if held else {}
 
 
 def write_study(base: Config, study: Study, known: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """Writes results.json, results.txt and study.png to the study's directory; gives what the first holds.
 
+    Runs of trials that the study no longer has, or has with other settings, stay in results.json as ``other_runs``.
+
     Args:
         known: runs by name, whose trials are not looked for.
     """
     storage = Storage(base.output_dir)
+    runs = [run for case in study.points() if (run := known.get(case.name) or _run(base, case))]
+    now = {_key(run) for run in runs}
     found = {
         "variants": {name: {key: str(value) for key, value in own.items()} for name, own in study.variants.items()},
         "tables": [asdict(table) for table in study.tables],
-        "runs": [run for case in study.points() if (run := known.get(case.name) or _run(base, case))],
+        "runs": runs,
+        "other_runs": [run for key, run in _held(storage).items() if key not in now],
         "versions": versions(),
     }
     storage.write_json(RESULTS, found)
     storage.write("results.txt", (study_text(found) + "\n").encode())
     save_figure(_plot(found), storage, "study.png")
     return found
+
+
+def _held(storage: Storage) -> dict[_Key, dict[str, Any]]:
+    """All runs that results.json holds, where there is one."""
+    if not storage.exists(RESULTS):
+        return {}
+    try:
+        found = storage.read_json(RESULTS)
+        return {_key(run): run for run in (*found["runs"], *found.get("other_runs", ()))}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{storage.uri}/{RESULTS} is not that of a study: move it away, or name another output_dir"
+        ) from error
+
+
+def _key(run: Mapping[str, Any]) -> _Key:
+    return run["variant"], run["budget"], run["seed"], run["settings"]
 
 
 def study_text(found: Mapping[str, Any]) -> str:
@@ -104,12 +118,16 @@ def table_text(found: Mapping[str, Any], title: str) -> str:
     table = next(table for table in found["tables"] if table["title"] == title)
     reference, budgets = table["reference"], table["budget"]
     lines = [["variant", *(f"{100 * budget:g} %" for budget in budgets)]]
+    missing = wanted = 0
     for variant in table["variants"]:
         cells = [_cell(found, table, variant, budget) for budget in budgets]
         lines.append([variant, *(cell.text(compared=variant != reference) for cell in cells)])
+        missing += sum(table["seeds"] - len(cell.values) for cell in cells)
+        wanted += table["seeds"] * len(cells)
     how = f"mIoU in %, mean ± {CONFIDENCE:.0%} interval over {table['seeds']} seeds"
     compared = f"; in brackets: over {reference} with the same seeds" if len(table["variants"]) > 1 else ""
-    return "\n".join([f"{title}: {how}{compared}", "", *text_table(lines)])
+    unfinished = f"; {missing} of {wanted} trials are missing" if missing else ""
+    return "\n".join([f"{title}: {how}{compared}{unfinished}", "", *text_table(lines)])
 
 
 def radius_text(found: Mapping[str, Any]) -> str:

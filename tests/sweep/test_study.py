@@ -182,6 +182,7 @@ def test_a_table_holds_means_and_intervals_of_paired_differences(study: Study) -
     assert said(random) in first
     assert first.endswith(" -")
     assert f"{said(best)} ({said(best - random, '+')})" in second
+    assert text.splitlines()[0].endswith("; 4 of 12 trials are missing")
     assert second.endswith(said(np.array([0.5, 0.25])))  # nothing to compare it with
 
 
@@ -264,13 +265,24 @@ def test_what_stands_in_the_results_is_not_run_again(
         run for run in found["runs"] if run["variant"] != "full"
     ]
     (full,) = (run for run in now["runs"] if run["variant"] == "full")
+    assert now["other_runs"] == [run for run in found["runs"] if run["variant"] == "full"]
     assert full["settings"] not in {run["settings"] for run in found["runs"]}
     assert [path.name.partition("-")[0] for path in Path(base.output_dir, "trials").iterdir()] == ["full"]
     assert job("sweep").main(options) == 0  # nothing is left
     assert storage.read_json(RESULTS) == now
 
+    written(tmp_path, FOUR)  # as it was: nothing is to be run again, and nothing is lost
+    Path(base.output_dir, "trials").rename(tmp_path / "trials")
+    assert job("sweep").main(options) == 0
+    again = storage.read_json(RESULTS)
+    assert again["runs"] == found["runs"]
+    assert again["other_runs"] == [full]
 
-@pytest.mark.parametrize("held", [{"runs": [3]}, {}, [], {"runs": [{"variant": "best", "budget": 0.01, "seed": 0}]}])
+
+@pytest.mark.parametrize(
+    "held",
+    [{"runs": [3]}, {"runs": {}, "other_runs": 3}, {}, [], {"runs": [{"variant": "best", "budget": 0.01, "seed": 0}]}],
+)
 def test_results_of_something_else_are_named(held: object, base: Config, study: Study) -> None:
     Storage(base.output_dir).write_json(RESULTS, held)
     with pytest.raises(InputError, match=r"results\.json is not that of a study"):
