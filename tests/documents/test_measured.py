@@ -1,0 +1,32 @@
+"""What README.md says of speed, and the tables of its two runs, are what was measured."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from pages import README, ROOT, blocks, section
+
+from halo_ray.benchmarks.all import BENCHMARKS, table
+from halo_ray.results import read_metrics
+from halo_ray.results import table as results_table
+from halo_ray.storage import Storage
+
+MEASURED = ROOT / "jobs/measured"
+
+
+def test_the_readme_shows_what_the_benchmarks_measured() -> None:
+    found = json.loads((MEASURED / "benchmarks.json").read_text())
+    assert set(found["seconds"]) >= set(BENCHMARKS)
+    first, *others = blocks(section(README, "What it costs"))
+    assert first == table(found)
+    held = {line for lines in found["lines"].values() for each in lines for line in each.splitlines()}
+    shown = [line for block in others for line in block.splitlines()]
+    assert shown
+    assert [line for line in shown if line not in held] == []
+
+
+@pytest.mark.parametrize(("run", "heading"), [("demo", "Two commands"), ("camvid_day_to_dusk", "Real frames")])
+def test_the_readme_shows_what_its_runs_reached(run: str, heading: str) -> None:
+    rows = read_metrics(Storage(str(MEASURED / run)))
+    assert results_table(rows) in blocks(section(README, heading))
