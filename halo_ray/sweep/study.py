@@ -146,6 +146,8 @@ def _table(where: str, title: Any, tree: Any, variants: Mapping[str, Any], base:
     for name in (*names, tree["reference"]):
         if name not in variants:
             raise InputError(f"{where}: there is no variant {name!r}; {nearest(str(name), variants)}")
+    if tree["reference"] not in names:
+        raise InputError(f"{where}: the reference {tree['reference']!r} is not among its variants: add it to them")
     if not isinstance(seeds, int) or seeds < 1:
         raise InputError(f"{where}: seeds is {seeds!r}: it must be a whole number of at least 1")
     if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in budget):

@@ -66,6 +66,12 @@ def recorded_runs(base: Config, study: Study) -> dict[str, dict[str, Any]]:
     return {name: held[key] for name, key in names if key in held} if held else {}
 
 
+def refuse_study(storage: Storage) -> None:
+    """Raises InputError where results.json is that of a study, which a sweep would write over."""
+    if storage.exists(RESULTS) and isinstance(storage.read_json(RESULTS), dict):
+        raise InputError(f"{storage.uri}/{RESULTS} is that of a study: name another output_dir")
+
+
 def write_study(base: Config, study: Study, known: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """Writes results.json, results.txt and study.png to the study's directory; gives what the first holds.
 
@@ -78,11 +84,11 @@ def write_study(base: Config, study: Study, known: Mapping[str, dict[str, Any]])
     runs = [run for case in study.points() if (run := known.get(case.name) or _run(base, case))]
     now = {_key(run) for run in runs}
     found = {
-        "variants": {name: {key: str(value) for key, value in own.items()} for name, own in study.variants.items()},
+        "base": _texts({key: value for key, value in _comparable(base).items() if key not in study.swept}),
+        "variants": {name: _texts(own) for name, own in study.variants.items()},
         "tables": [asdict(table) for table in study.tables],
         "runs": runs,
         "other_runs": [run for key, run in _held(storage).items() if key not in now],
-        "versions": versions(),
     }
     storage.write_json(RESULTS, found)
     storage.write("results.txt", (study_text(found) + "\n").encode())
@@ -181,12 +187,24 @@ def _run(base: Config, case: Case) -> dict[str, Any] | None:
         "first": _rounded({key: rows[0][key] for key in _KEPT}),
         "last": _rounded({key: rows[-1][key] for key in _KEPT}),
         "seconds": {str(row["round"]): {k: round(v, 1) for k, v in row["seconds"].items()} for row in rows},
+        "versions": versions(),
     }
 
 
 def _settings(base: Config, case: Case) -> str:
     """Names all settings of a trial, by their hash."""
-    return digest_of({key: str(value) for key, value in identity(configure(base, case)).items()})
+    return digest_of(_texts(_comparable(configure(base, case))))
+
+
+def _comparable(config: Config) -> dict[str, Any]:
+    """What makes trials on different machines the same: all identity keys, but not where the weights lie."""
+    found = identity(config)
+    return found | {"model.backbone": found["model.backbone"].rstrip("/").rpartition("/")[2]}
+
+
+def _texts(settings: Mapping[str, Any]) -> dict[str, str]:
+    """As texts: JSON has no infinity."""
+    return {key: str(value) for key, value in settings.items()}
 
 
 def _bought(storage: Storage, rows: Sequence[Row], rounds: int) -> dict[str, int]:
@@ -236,12 +254,14 @@ def _plot(found: Mapping[str, Any]) -> Figure:
     figure = Figure(figsize=(7.2, 4.8), layout="constrained")
     axes = figure.add_subplot()
     swept = [table for table in found["tables"] if len(table["budget"]) > 1]
-    lines: dict[str, Mapping[str, Any]] = {}
+    references = {table["reference"] for table in swept[:1]}
+    lines: dict[str, dict[float, Mapping[str, Any]]] = {}
     for table in swept:
         for variant in table["variants"]:
-            lines.setdefault(variant, table)  # one line each, in however many tables it stands
-    for number, (variant, table) in enumerate(lines.items()):
-        cells = [(budget, _cell(found, table, variant, budget)) for budget in table["budget"]]
+            for budget in table["budget"]:  # one line each, in however many tables it stands
+                lines.setdefault(variant, {}).setdefault(budget, table)
+    for number, (variant, tables) in enumerate(lines.items()):
+        cells = [(budget, _cell(found, table, variant, budget)) for budget, table in sorted(tables.items())]
         known = [(100 * budget, [100 * v for v in cell.values.values()]) for budget, cell in cells if cell.values]
         axes.errorbar(
             # Beside each other, so that no interval hides another.
@@ -250,7 +270,7 @@ def _plot(found: Mapping[str, Any]) -> Figure:
             yerr=[half_interval(values) or 0 for _, values in known],
             color=COLORS[number % len(COLORS)],
             marker=MARKERS[number % len(MARKERS)],
-            linestyle="--" if variant == table["reference"] else LINES[number // len(COLORS) % len(LINES)],
+            linestyle="--" if variant in references else LINES[number // len(COLORS) % len(LINES)],
             capsize=3,
             label=variant,
         )

@@ -20,10 +20,10 @@ def test_the_readme_shows_what_the_benchmarks_measured() -> None:
     assert set(found["seconds"]) >= set(BENCHMARKS)
     first, *others = blocks(section(README, "What it costs"))
     assert first == table(found)
-    held = {line for lines in found["lines"].values() for each in lines for line in each.splitlines()}
-    shown = [line for block in others for line in block.splitlines()]
-    assert shown
-    assert [line for line in shown if line not in held] == []
+    printed = ["\n".join(lines) for lines in found["lines"].values()]
+    assert len(others) >= 3
+    for block in others:  # nothing left out of it, nothing in another order
+        assert any(f"\n{block}\n" in f"\n{text}\n" for text in printed)
 
 
 @pytest.mark.parametrize(("run", "heading"), [("demo", "Two commands"), ("camvid_day_to_dusk", "Real frames")])
