@@ -21,7 +21,6 @@ from halo_ray.storage import Storage, digest_of
 from halo_ray.sweep.space import FINISHED, configure, status
 from halo_ray.sweep.study import Case, Study
 from halo_ray.text_table import text_table
-from halo_ray.versions import versions
 
 RESULTS = "results.json"
 
@@ -187,7 +186,7 @@ def _run(base: Config, case: Case) -> dict[str, Any] | None:
         "first": _rounded({key: rows[0][key] for key in _KEPT}),
         "last": _rounded({key: rows[-1][key] for key in _KEPT}),
         "seconds": {str(row["round"]): {k: round(v, 1) for k, v in row["seconds"].items()} for row in rows},
-        "versions": versions(),
+        "versions": rows[-1]["versions"],
     }
 
 

@@ -84,6 +84,7 @@ def test_what_a_study_found_is_what_its_trials_recorded(ran: Config) -> None:
         trial = Storage(ran.output_dir).below(f"trials/{Case(run['variant'], run['budget'], run['seed'], {}).name}")
         rows = read_metrics(trial)
         assert run["miou"] == pytest.approx([row["miou"] for row in rows], abs=1e-6)
+        assert run["versions"] == rows[-1]["versions"]
         assert run["last"]["class_radius"] == pytest.approx(rows[-1]["class_radius"], abs=1e-6)
         rounds = 0 if run["variant"] in ("source", "full") else ran.acquisition.rounds
         labels = Ledger(trial).read(rounds + 1, ["label"], first=1)["label"].to_pylist()
