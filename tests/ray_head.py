@@ -64,7 +64,7 @@ class Head:
 
     def processes(self, name: str = "") -> list[psutil.Process]:
         """Its processes whose command line holds ``name``."""
-        return [process for process in self.process.children(recursive=True) if name in _command_line(process)]
+        return [process for process in self.process.children(recursive=True) if name in command_line(process)]
 
 
 @contextmanager
@@ -187,7 +187,8 @@ def until(condition: Callable[[], Any], what: str, seconds: float = SECONDS, pau
     return value
 
 
-def _command_line(process: psutil.Process) -> str:
+def command_line(process: psutil.Process) -> str:
+    """Empty where the process has ended."""
     with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
         return " ".join(process.cmdline())
     return ""
