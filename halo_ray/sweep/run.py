@@ -42,11 +42,11 @@ def run_study(base: Config, study: Study, how: SweepConfig) -> dict[str, Any]:
 def _run(base: Config, space: AnySpace, how: SweepConfig, write: Callable[[Config, AnySpace], Found]) -> Found:
     # Trials run in directories of their own.
     base = replace(base, output_dir=Storage(base.output_dir).uri)
-    storage = open_sweep(base, space)
-    for point in space.points():
+    storage, points = open_sweep(base, space), space.points()
+    for point in points:
         status(base, point)  # names a directory that holds another experiment, before any trial begins
     try:
-        if space.points():  # or Ray would start for nothing
+        if points:  # or Ray would start for nothing
             with ray_session(base.execution):
                 run_trials(base, space, how, storage)
     finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any, ClassVar, Protocol
@@ -158,6 +158,11 @@ def status(base: Config, trial: Trial) -> str:
     return STOPPED if Storage(base.output_dir).exists(stopped_file(trial)) else OPEN
 
 
+def as_texts(settings: Mapping[str, Any]) -> dict[str, str]:
+    """As they can stand in JSON, which has no infinity, which some settings are."""
+    return {key: str(value) for key, value in settings.items()}
+
+
 def open_sweep(base: Config, space: Space) -> Storage:
     """The directory of a sweep, begun now or before.
 
@@ -170,8 +175,7 @@ def open_sweep(base: Config, space: Space) -> Storage:
         Storage(base.execution.shared_stages).check_writable("execution.shared_stages")
     if storage.exists("stages"):
         raise InputError(f"{storage.uri} holds an experiment, not a sweep: name another output_dir")
-    # As texts: JSON has no infinity, which some settings are.
-    fixed = {key: str(value) for key, value in identity(base).items() if key not in space.swept}
+    fixed = as_texts({key: value for key, value in identity(base).items() if key not in space.swept})
     now: dict[str, Any] = {"space": space.told(), "fixed": fixed}
     if not storage.exists(_FILE):
         storage.write_json(_FILE, now)

@@ -18,7 +18,7 @@ from halo_ray.intervals import CONFIDENCE, half_interval, percent
 from halo_ray.report.correlation import RadiusCorrelation, radius_correlation
 from halo_ray.results import Row, has_metrics, read_metrics
 from halo_ray.storage import Storage, digest_of
-from halo_ray.sweep.space import FINISHED, configure, status
+from halo_ray.sweep.space import FINISHED, as_texts, configure, status
 from halo_ray.sweep.study import Case, Study
 from halo_ray.text_table import text_table
 
@@ -83,8 +83,8 @@ def write_study(base: Config, study: Study, known: Mapping[str, dict[str, Any]])
     runs = [run for case in study.points() if (run := known.get(case.name) or _run(base, case))]
     now = {_key(run) for run in runs}
     found = {
-        "base": _texts({key: value for key, value in _comparable(base).items() if key not in study.swept}),
-        "variants": {name: _texts(own) for name, own in study.variants.items()},
+        "base": as_texts({key: value for key, value in _comparable(base).items() if key not in study.swept}),
+        "variants": {name: as_texts(own) for name, own in study.variants.items()},
         "tables": [asdict(table) for table in study.tables],
         "runs": runs,
         "other_runs": [run for key, run in _held(storage).items() if key not in now],
@@ -192,18 +192,13 @@ def _run(base: Config, case: Case) -> dict[str, Any] | None:
 
 def _settings(base: Config, case: Case) -> str:
     """Names all settings of a trial, by their hash."""
-    return digest_of(_texts(_comparable(configure(base, case))))
+    return digest_of(as_texts(_comparable(configure(base, case))))
 
 
 def _comparable(config: Config) -> dict[str, Any]:
     """What makes trials on different machines the same: all identity keys, but not where the weights lie."""
     found = identity(config)
     return found | {"model.backbone": found["model.backbone"].rstrip("/").rpartition("/")[2]}
-
-
-def _texts(settings: Mapping[str, Any]) -> dict[str, str]:
-    """As texts: JSON has no infinity."""
-    return {key: str(value) for key, value in settings.items()}
 
 
 def _bought(storage: Storage, rows: Sequence[Row], rounds: int) -> dict[str, int]:
@@ -253,13 +248,13 @@ def _plot(found: Mapping[str, Any]) -> Figure:
     figure = Figure(figsize=(7.2, 4.8), layout="constrained")
     axes = figure.add_subplot()
     swept = [table for table in found["tables"] if len(table["budget"]) > 1]
-    references = {table["reference"] for table in swept[:1]}
     lines: dict[str, dict[float, Mapping[str, Any]]] = {}
     for table in swept:
         for variant in table["variants"]:
             for budget in table["budget"]:  # one line each, in however many tables it stands
                 lines.setdefault(variant, {}).setdefault(budget, table)
     for number, (variant, tables) in enumerate(lines.items()):
+        first = next(iter(tables.values()))
         cells = [(budget, _cell(found, table, variant, budget)) for budget, table in sorted(tables.items())]
         known = [(100 * budget, [100 * v for v in cell.values.values()]) for budget, cell in cells if cell.values]
         axes.errorbar(
@@ -269,7 +264,7 @@ def _plot(found: Mapping[str, Any]) -> Figure:
             yerr=[half_interval(values) or 0 for _, values in known],
             color=COLORS[number % len(COLORS)],
             marker=MARKERS[number % len(MARKERS)],
-            linestyle="--" if variant in references else LINES[number // len(COLORS) % len(LINES)],
+            linestyle="--" if variant == first["reference"] else LINES[number // len(COLORS) % len(LINES)],
             capsize=3,
             label=variant,
         )

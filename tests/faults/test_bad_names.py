@@ -100,7 +100,7 @@ def test_a_list_that_names_no_images(tmp_path: Path, what: str) -> None:
 def test_a_list_that_is_no_file(tmp_path: Path, name: str) -> None:
     (tmp_path / "a.png").write_bytes(IMAGE)
     os.mkfifo(tmp_path / "pipe")
-    refused(lambda: folder(str(tmp_path), images="*.png", list_file=name), "list")
+    refused(lambda: folder(str(tmp_path), images="*.png", list_file=name), f"list {tmp_path}/{name} cannot be read")
 
 
 @pytest.mark.parametrize("root", ["nowhere", "a\0b", "x" * 5000, "/dev/zero", "/etc/hostname", "foo://x", "s3://"])
