@@ -18,9 +18,10 @@ demo: .venv/demo.stamp
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-# Kills of everybody in every stage, and what else takes long: about an hour on two cores.
+# What takes too long for `make test`: kills of everybody in every stage, every damage to every file, and the like.
 faults: .venv/dev.stamp
 	$(BIN)/python -m pytest -m "not soak" tests/faults $(ARGS)
+	$(BIN)/python -m pytest -m faults --ignore=tests/faults $(ARGS)
 
 soak: .venv/dev.stamp
 	$(BIN)/python -m pytest -m soak -s tests/faults/test_soak.py $(ARGS)

@@ -5,14 +5,15 @@ Imported by the coordinator's process, which stays small: nothing here needs tor
 
 from __future__ import annotations
 
-import hashlib
+import re
+import uuid
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from halo_ray.acquisition.threshold import Candidates
-from halo_ray.storage import Storage
+from halo_ray.storage import Storage, sealed, sha256
 from halo_ray.tasks import each
 
 CANDIDATES = pa.schema(
@@ -40,12 +41,15 @@ FILES = "_files.json"
 skips names that begin so."""
 
 
+_ATTEMPT = re.compile(r"[0-9a-f]{8}")
+"""What new_attempt gives."""
+
+
 class CandidateFile(NamedTuple):
     """A file of candidates, in a storage that whoever reads it knows."""
 
     name: str
-    sha256: str | None
-    """None: it was written before files had one."""
+    sha256: str
 
 
 def candidate_files(storage: Storage, directory: str) -> list[CandidateFile]:
@@ -54,20 +58,41 @@ def candidate_files(storage: Storage, directory: str) -> list[CandidateFile]:
     Raises:
         InputError: the directory is gone, or its list is damaged.
     """
-    if not storage.exists(f"{directory}/{FILES}"):
-        if not storage.exists(directory):
-            raise storage.gone(directory)
-        return [CandidateFile(name, None) for name in storage.files(directory)]
-    digests = storage.read_sealed(f"{directory}/{FILES}", older=False)
+    try:
+        digests = storage.read_sealed(f"{directory}/{FILES}")
+    except FileNotFoundError as error:
+        raise storage.gone(f"{directory}/{FILES}") from error
     return [CandidateFile(f"{directory}/{file}", digests[file]) for file in sorted(digests)]
+
+
+def new_attempt() -> str:
+    """A name for what one attempt at the scoring of a round writes; clear_attempts knows it again."""
+    return uuid.uuid4().hex[:8]
+
+
+def compared_directory(at: str) -> str:
+    """Where a round keeps the selections that are only compared."""
+    return f"{at}/compared"
+
+
+def clear_attempts(storage: Storage, at: str) -> None:
+    """Deletes what earlier attempts at the scoring of a round left.
+
+    Each has a name of its own, and those are listed first: whoever deletes late, when another run scores by then,
+    cannot reach what that one writes.
+    """
+    for kind in ("candidates", "problems"):
+        for name in storage.directories(f"{at}/{kind}"):
+            if _ATTEMPT.fullmatch(name):
+                storage.clear(f"{at}/{kind}/{name}")
 
 
 def complete(storage: Storage, directory: str) -> None:
     """Notes what files a directory has, when all are written; they will survive the loss of power."""
-    names = storage.files(directory)
+    names = [name for name in storage.files(directory) if not name.endswith(f"/{FILES}")]
     digests = each(_digest, [(name,) for name in names], storage)
     told = {name.rpartition("/")[2]: digest for name, digest in zip(names, digests, strict=True)}
-    storage.write_sealed(f"{directory}/{FILES}", told)
+    storage.commit(f"{directory}/{FILES}", sealed(told))
 
 
 def read_candidates(storage: Storage, file: CandidateFile, columns: list[str] | None = None) -> pa.Table:
@@ -80,7 +105,7 @@ def read_candidates(storage: Storage, file: CandidateFile, columns: list[str] | 
         data = storage.read(file.name)
     except FileNotFoundError as error:
         raise storage.gone(file.name) from error
-    if file.sha256 not in (hashlib.sha256(data).hexdigest(), None):
+    if file.sha256 != sha256(data):
         raise storage.damaged(file.name, "its SHA-256 is not that of its list of files")
     return storage.as_table(file.name, data, columns)
 
@@ -98,4 +123,4 @@ class ReadCandidates:
 
 def _digest(name: str, storage: Storage) -> str:
     storage.sync(name)
-    return hashlib.sha256(storage.read(name)).hexdigest()
+    return sha256(storage.read(name))

@@ -5,7 +5,6 @@ Nothing in them is code: they are read without unpickling anything but tensors. 
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from typing import Any
@@ -13,22 +12,28 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 
+from halo_ray.checkpoint_files import DIGESTS, STATE, file_of, read_checkpoint_file, sealed_state
 from halo_ray.errors import InputError, one_line
 from halo_ray.models.build import MODEL_FILE, WEIGHTS_FILE, rebuild_model
 from halo_ray.models.pretrained import why_unreadable
 from halo_ray.models.segmenter import Segmenter
-from halo_ray.storage import Storage, round_directory
+from halo_ray.storage import Storage, round_directory, sealed, sha256
 
-_OPTIMIZER, _STATE = "optimizer.pt", "training.json"
+_OPTIMIZER = "optimizer.pt"
 
-_FILES = "files"
-"""Key of the state: the SHA-256 of the other files. Without its state, as where it was handed on, a checkpoint is read
-as it is."""
+CHECKPOINT_FILES = (MODEL_FILE, WEIGHTS_FILE, _OPTIMIZER, STATE)
+"""All that one has."""
 
 
 def scoring_checkpoint(number: int) -> str:
     """The checkpoint whose model scores the pool for a round, whatever the round's training begins with."""
     return "pretrain/checkpoint" if number == 1 else f"{round_directory(number - 1)}/checkpoint"
+
+
+def checkpoint_stage(name: str) -> str:
+    """The stage that trained the model of a checkpoint."""
+    at = name.rpartition("/")[0]
+    return at if at == "pretrain" else f"{at}/train"
 
 
 def write_checkpoint(
@@ -39,14 +44,13 @@ def write_checkpoint(
     optimizer: dict[str, Any],
     state: dict[str, Any],
 ) -> None:
-    """Writes a checkpoint to the directory ``name``.
+    """Commits a checkpoint in the directory ``name``.
 
     Args:
         description: as given by describe_model; what else it holds (class names, input size) is kept too.
         optimizer: state of the optimizers.
         state: JSON-able, where training stands; written last, so that a checkpoint that has one is whole.
     """
-    storage.clear(name)
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     buffer = io.BytesIO()
     torch.save(optimizer, buffer)
@@ -55,10 +59,13 @@ def write_checkpoint(
         WEIGHTS_FILE: save(weights),
         _OPTIMIZER: buffer.getvalue(),
     }
+    digests = {file: sha256(data) for file, data in files.items()}
+    whole = sealed({**state, DIGESTS: digests})
+    if storage.exists(file_of(name, STATE)) and storage.read(file_of(name, STATE)) != whole:
+        storage.delete(file_of(name, STATE))  # until all files are those of the new one
     for file, data in files.items():
-        storage.write(_file(name, file), data)
-    digests = {file: hashlib.sha256(data).hexdigest() for file, data in files.items()}
-    storage.write_sealed(_file(name, _STATE), {**state, _FILES: digests})
+        storage.commit(file_of(name, file), data)
+    storage.commit(file_of(name, STATE), whole)
 
 
 def load_model(storage: Storage, name: str) -> Segmenter:
@@ -68,11 +75,12 @@ def load_model(storage: Storage, name: str) -> Segmenter:
         InputError: there is no whole checkpoint.
     """
     try:
-        description, data = load_description(storage, name), _read(storage, name, WEIGHTS_FILE)
+        description, data = load_description(storage, name), read_checkpoint_file(storage, name, WEIGHTS_FILE)
     except OSError as error:
         raise _unloadable(storage, name, error) from error
     try:
-        model, weights = rebuild_model(description), load(data)
+        weights = load(data)
+        model = rebuild_model(description, weights)
         model.to(weights["head.classifier.weight" if model.curvature == 0 else "head.classifier.normals"].dtype)
         model.load_state_dict(weights)
     except Exception as error:  # a damaged description makes transformers raise anything
@@ -83,11 +91,11 @@ def load_model(storage: Storage, name: str) -> Segmenter:
 def load_description(storage: Storage, name: str) -> dict[str, Any]:
     """What describes the model of a checkpoint."""
     try:
-        description = json.loads(_read(storage, name, MODEL_FILE))
+        description = json.loads(read_checkpoint_file(storage, name, MODEL_FILE))
     except ValueError as error:
-        raise storage.damaged(_file(name, MODEL_FILE), error) from error
+        raise storage.damaged(file_of(name, MODEL_FILE), error) from error
     if not isinstance(description, dict):
-        raise storage.damaged(_file(name, MODEL_FILE), "it describes no model")
+        raise storage.damaged(file_of(name, MODEL_FILE), "it describes no model")
     return description
 
 
@@ -98,7 +106,7 @@ def load_optimizer_state(storage: Storage, name: str) -> dict[str, Any]:
         InputError: there is none, or it is damaged.
     """
     try:
-        data = io.BytesIO(_read(storage, name, _OPTIMIZER))
+        data = io.BytesIO(read_checkpoint_file(storage, name, _OPTIMIZER))
         state: dict[str, Any] = torch.load(data, weights_only=True, map_location="cpu")
     except InputError:
         raise
@@ -112,13 +120,13 @@ def load_optimizer_state(storage: Storage, name: str) -> dict[str, Any]:
 
 def load_state(storage: Storage, name: str) -> dict[str, Any] | None:
     """Where training stood; None where there is no whole checkpoint."""
-    state = _sealed_state(storage, name)
-    return state and {key: value for key, value in state.items() if key != _FILES}
+    state = sealed_state(storage, name)
+    return state and {key: value for key, value in state.items() if key != DIGESTS}
 
 
 def weights_checksum(storage: Storage, name: str) -> str:
     """Names the model in the ledger: the first half of the SHA-256 of its weights file."""
-    return hashlib.sha256(_read(storage, name, WEIGHTS_FILE)).hexdigest()[:32]
+    return sha256(read_checkpoint_file(storage, name, WEIGHTS_FILE))[:32]
 
 
 def _unloadable(storage: Storage, name: str, error: Exception) -> InputError:
@@ -126,24 +134,3 @@ def _unloadable(storage: Storage, name: str, error: Exception) -> InputError:
         f"checkpoint {storage.uri}/{name} cannot be loaded ({one_line(error)}): name a directory with {MODEL_FILE} and "
         f"{WEIGHTS_FILE} that belong together"
     )
-
-
-def _read(storage: Storage, name: str, file: str) -> bytes:
-    """A file of a checkpoint, as it was written.
-
-    Raises:
-        InputError: it is damaged.
-    """
-    data, state = storage.read(_file(name, file)), _sealed_state(storage, name) or {}
-    if state.get(_FILES, {}).get(file) not in (hashlib.sha256(data).hexdigest(), None):
-        raise storage.damaged(_file(name, file), f"its SHA-256 is not that in {_STATE}")
-    return data
-
-
-def _sealed_state(storage: Storage, name: str) -> dict[str, Any] | None:
-    return storage.read_sealed(_file(name, _STATE)) if storage.exists(_file(name, _STATE)) else None
-
-
-def _file(name: str, file: str) -> str:
-    """A file of a checkpoint, which may be the storage's own directory."""
-    return f"{name}/{file}" if name else file

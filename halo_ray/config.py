@@ -8,8 +8,9 @@ import sys
 from argparse import SUPPRESS, ArgumentError
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import Annotated, Any, NoReturn, get_args, get_type_hints
 
 import jsonargparse
 import yaml
@@ -18,12 +19,14 @@ from halo_ray.acquisition.budget import AcquisitionConfig
 from halo_ray.acquisition.scores import acquisition
 from halo_ray.annotations.config import AnnotationConfig
 from halo_ray.annotations.oracles import GROUND_TRUTH
+from halo_ray.arguments import remember
+from halo_ray.bounds import Range, check_ranges
 from halo_ray.data.manifest import DataConfig
 from halo_ray.errors import InputError, has_control_characters, one_line, printable
 from halo_ray.execution import ExecutionConfig
 from halo_ray.models.build import ModelConfig
 from halo_ray.quality import EvaluationConfig
-from halo_ray.secret import redacted
+from halo_ray.secret import redacted, stored
 from halo_ray.suggest import nearest
 from halo_ray.training.config import TrainingConfig
 from halo_ray.yaml_text import load_yaml
@@ -39,8 +42,8 @@ FREE = (
 )
 """Keys that may change at a resume, beside data.*.root and execution.*: where things lie, and what a machine needs."""
 
-MOST_ROUNDS, LARGEST = 10_000, 2**53
-"""No whole number may be larger; all computations hold it exactly."""
+_DIGITS = 300
+"""An integer of more may be above every float, and end the parser with an error that names no key."""
 
 _LONGEST = 1000
 """Characters of what a parser says, which quotes values whole."""
@@ -56,7 +59,7 @@ class Config:
     """Directory or URI (s3://, gs://) of the experiment; the same command continues what lies there."""
     data_root: str = ""
     """Directory or URI below which the images lie; unused by synthetic scenes."""
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**32 - 1)] = 0
     """Seed of all random choices."""
     data: DataConfig = field(default_factory=DataConfig)
     """Images, labels and classes"""
@@ -74,14 +77,11 @@ class Config:
     """Machines and processes; may change when a run is resumed"""
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise InputError(f"seed is {self.seed}: it must be 0 or more")
+        check_ranges(self, "")
         if not self.output_dir:
             raise InputError("output_dir is empty: name a directory")
         for name in self.execution.compare_functions:
             acquisition(name, "execution.compare_functions")
-        if self.acquisition.rounds > MOST_ROUNDS:
-            raise InputError(f"acquisition.rounds is {self.acquisition.rounds}: it must be at most {MOST_ROUNDS}")
         self.training.steps_of_rounds(self.acquisition.rounds)
         if self.training.cache_features and not self.model.frozen_backbone:
             raise InputError("training.cache_features needs a backbone that never changes: set model.frozen_backbone")
@@ -131,6 +131,7 @@ def parse_config(arguments: Sequence[str], presets: Path) -> Config:
         InputError: unknown key (the nearest valid one is named), wrong type, contradiction.
         SystemExit: after --help and --print_config.
     """
+    remember(arguments)
     arguments = list(_expand_presets(arguments, presets))
     valid = set(_keys(Config))
     for argument in arguments:
@@ -142,6 +143,11 @@ def parse_config(arguments: Sequence[str], presets: Path) -> Config:
         return _config(parser, parser.parse_args(arguments))
     except ArgumentError as error:
         raise InputError(_one_sentence(str(error))) from error
+    except OverflowError as error:
+        found = re.search(rf"--([\w.]+)[= ](?:(?! --).)*\d{{{_DIGITS}}}", " ".join(arguments), re.S)
+        raise InputError(
+            f"{found[1] if found else 'a number'} is too large: it has {_DIGITS} digits or more"
+        ) from error
 
 
 def config_from_yaml(text: str | bytes, name: str) -> Config:
@@ -191,6 +197,7 @@ class _Parser(jsonargparse.ArgumentParser):  # type: ignore[misc]
         raise InputError(_one_sentence(message)) from ex
 
 
+@cache  # what it is made of is read from source code
 def _parser() -> _Parser:
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     jsonargparse.set_loader("yaml-1.2", _load_yaml, (yaml.YAMLError,))
@@ -211,7 +218,7 @@ def _parser() -> _Parser:
 
 
 def _config(parser: jsonargparse.ArgumentParser, parsed: jsonargparse.Namespace) -> Config:
-    """The configuration of what was parsed, which lets null pass everywhere and any text and whole number."""
+    """The configuration of what was parsed, which lets null pass everywhere and any text."""
     optional, given = _optional_keys(Config), _flat(parsed.as_dict())
     for key in _keys(Config):
         for value in _leaves(given.get(key, "")):
@@ -219,8 +226,6 @@ def _config(parser: jsonargparse.ArgumentParser, parsed: jsonargparse.Namespace)
                 raise InputError(f"{key} is null: give it a value or leave it out")
             if isinstance(value, str) and has_control_characters(value):
                 raise InputError(f"{key} is {value!r}: control characters cannot stand there")
-            if isinstance(value, int) and abs(value) > LARGEST:
-                raise InputError(f"{key} is too large: no number may be above {LARGEST}")
     made = parser.instantiate(parsed)
     return Config(**{item.name: getattr(made, item.name) for item in fields(Config)})
 
@@ -270,6 +275,8 @@ def _checked_tree(text: str | bytes, name: str) -> dict[str, Any]:
     for key, value in _flat(tree).items():
         if key not in valid:
             raise InputError(f"{name}: unknown key {printable(key)}; {nearest(key, valid)}")
+        if any(isinstance(leaf, int) and abs(leaf) >= 10**_DIGITS for leaf in _leaves(value)):
+            raise InputError(f"{name}: {key} is too large: it has {_DIGITS} digits or more")
         if any(other.startswith(f"{key}.") for other in valid):
             raise InputError(f"{name}: {key} is a section and needs keys of its own, not {_one_sentence(repr(value))}")
     return tree
@@ -308,16 +315,16 @@ def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """The same tree without tuples, which YAML does not have, and without credentials in URIs."""
+    """The same tree without tuples, which YAML does not have, and without credentials in URIs; paths stay."""
     if isinstance(value, dict):
         return {key: _plain(below) for key, below in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(below) for below in value]
-    return redacted(value) if isinstance(value, str) else value
+    return stored(value) if isinstance(value, str) else value
 
 
 def _one_sentence(message: str) -> str:
-    text = printable(" ".join(message.split()))
+    text = printable(" ".join(redacted(message).split()))  # before it is cut
     text = re.sub(r"Parser key \"([^\"]+)\": ", r"\1: ", text)
     text = re.sub(r"<class '(\w+)'>|typing\.", lambda m: m[1] or "", text).rstrip(".")
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."

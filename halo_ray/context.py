@@ -27,16 +27,21 @@ from halo_ray.data.manifest import (
     pool_mask,
     sizes,
 )
-from halo_ray.errors import InputError
+from halo_ray.errors import InputError, one_line
 from halo_ray.gauges import PROGRESS, Gauges
 from halo_ray.inspected import inspect_or_take, with_stored_sizes
-from halo_ray.lock import locked
 from halo_ray.models.build import ModelConfig, located
+from halo_ray.opening import open_directory
+from halo_ray.results import outdated
+from halo_ray.root import begin_root, check_root
 from halo_ray.runtime import check_own_process, ray_session
-from halo_ray.secret import redacted
-from halo_ray.stages import Stages
-from halo_ray.storage import Storage, round_directory
-from halo_ray.stored_config import CLASSES, CONFIG, PLAN
+from halo_ray.seals import FEATURES, check_experiment, check_report, committed, lost_answers
+from halo_ray.secret import shown
+from halo_ray.shared_keys import mask_digest, weights
+from halo_ray.stage_order import report_stage
+from halo_ray.stages import BEGIN, Stages, marker_file
+from halo_ray.storage import Storage, digest_of, round_directory, sealed, sha256
+from halo_ray.stored_config import CLASSES, CONFIG, PLAN, signed_config, unsigned_config
 from halo_ray.training.config import check_workers
 from halo_ray.visibility import check_shared
 
@@ -89,9 +94,10 @@ def open_experiment(config: Config) -> Iterator[Context]:
     Raises:
         InputError: one of them is not, or the directory holds another experiment.
     """
-    storage = Storage(config.output_dir, config.execution.storage_seconds)
-    storage.check_writable()
-    with locked(storage, config.execution.lock_seconds) as held, _opened(config, held) as context:
+    with (
+        open_directory(config.output_dir, "experiment", config.execution) as storage,
+        _opened(config, storage) as context,
+    ):
         yield context
 
 
@@ -100,22 +106,21 @@ def _opened(config: Config, storage: Storage) -> Iterator[Context]:
     """As open_experiment, in its storage."""
     shared = _shared_directory(config)
     begun = _begun(storage)
-    if not begun and Ledger(storage).committed(1):
-        raise InputError(
-            f"{storage.uri} holds labels that were bought, but its stages/ are gone: restore them, or name another "
-            "output_dir"
-        )
     planned = _planned_rounds(storage, config) if begun else []
+    if begun:
+        check_experiment(storage, config, len(planned))
+        for name, data in {**outdated(storage), **lost_answers(storage)}.items():
+            storage.write(name, data)
     classes = class_set(config.data.class_set)
     if config.annotation.asks_people:
         class_numbers(classes)  # which must leave room for those of templates
-    if begun and storage.read_sealed(CLASSES) != _as_json(classes):
+    if begun and storage.unsealed(CLASSES, Stages(storage).read(BEGIN, CLASSES)) != _as_json(classes):
         raise InputError(f"class set {config.data.class_set} is not what {storage.uri} was begun with: restore it")
     # Once it is pretrained, the checkpoint alone describes the network.
     model = config.model if Stages(storage).done("pretrain") else located(config.model)
     splits = list_splits(config.data, config.data_root, config.seed, pool_labels=config.needs_pool_labels)
     with ray_session(config.execution):
-        text = config_to_yaml(config).encode()
+        text = config_to_yaml(config)
         # Decided once: while a cluster grows and shrinks it would be now this and now that.
         config = replace(config, execution=replace(config.execution, device=device_of(config.execution)))
         check_own_process(config.execution)
@@ -138,20 +143,35 @@ def _opened(config: Config, storage: Storage) -> Iterator[Context]:
             plan = plan_budget(config.acquisition, pool, planned)
             _say_what_is_too_much(plan, room(config.acquisition, pool))
         never = pool_mask(config.acquisition.never, config.data_root, splits.pool)
-        gauges = Gauges(PROGRESS, redacted(storage.uri))
+        given = _given(storage, never, model)
+        if begun:
+            before = Stages(storage).result(BEGIN)
+            for name, digest in given.items():
+                if before[name] != digest:
+                    raise InputError(f"{name} is not what {storage.uri} was begun with: restore it from a copy")
+        gauges = Gauges(PROGRESS, shown(storage.uri))
         context = Context(config, storage, splits, classes, plan, never, model, gauges)
         if plan:
             context.sequences(1)  # every id must name one
         if not begun:
+            begin_root(storage, "experiment")
+            for name in (marker_file(BEGIN), *storage.files("manifests")):  # of a beginning that was given up
+                storage.delete(name)
             known = known_labels(config.data, config.data_root, splits.pool)
             save_findings(storage)
             import_known(known, classes, storage, config.execution.block_images)
-            storage.write_sealed(CLASSES, _as_json(classes))
+            storage.commit(CLASSES, sealed(_as_json(classes)))
+        files = [CLASSES, *storage.files("manifests"), Ledger.file(0), Ledger.checksum_file(0)]
+        experiment = Stages(storage).experiment if begun else _named(config, storage, files)
         if plan != planned or not begun:
             rounds = [asdict(round_plan) for round_plan in plan]
-            storage.write_sealed(PLAN, {"budget": config.acquisition.budget, "rounds": rounds})
-        if not storage.exists(CONFIG) or storage.read(CONFIG) != text:
-            storage.write(CONFIG, text)
+            told = {"experiment": experiment, "budget": config.acquisition.budget, "rounds": rounds}
+            storage.write_sealed(PLAN, told)
+        signed = signed_config(text, experiment)
+        if not begun or storage.read(CONFIG) != signed:
+            storage.write(CONFIG, signed)
+        if not begun:
+            Stages(storage).commit(BEGIN, experiment, given, files, 0.0)
         yield context
 
 
@@ -162,16 +182,15 @@ def finished_rounds(config: Config) -> int | None:
         InputError: the directory holds another experiment.
     """
     storage = Storage(config.output_dir)
-    if not _begun(storage):
+    if not check_root(storage, "experiment") or not _begun(storage):
         return None
     planned = _planned_rounds(storage, config)
-    done = Stages(storage).done(report_stage(len(planned)))
-    return len(planned) if done and len(planned) == config.rounds else None
-
-
-def report_stage(rounds: int) -> str:
-    """The stage that ends an experiment of so many rounds."""
-    return f"report-{rounds}"
+    last = [report_stage(len(planned)), *([FEATURES] if config.training.cache_features else [])]
+    if not all(map(Stages(storage).done, last)) or len(planned) != config.rounds:
+        return None
+    check_experiment(storage, config, len(planned))
+    check_report(storage)
+    return None if outdated(storage) or lost_answers(storage) else len(planned)
 
 
 def _shared_directory(config: Config) -> list[str]:
@@ -198,8 +217,30 @@ def _say_what_is_too_much(plan: list[RoundPlan], most: int) -> None:
 
 
 def _begun(storage: Storage) -> bool:
-    """Whether a stage is done; before that, a directory is bound to nothing and may be begun anew."""
-    return storage.exists("stages")
+    """Whether a stage is done that took work; before that, a directory is bound to nothing and may be begun anew.
+
+    Raises:
+        InputError: stages were done, but their first marker is gone.
+    """
+    done = set(committed(storage))
+    if not done - {BEGIN} and not Ledger(storage).committed(1):
+        return False
+    if BEGIN not in done:
+        raise storage.gone(marker_file(BEGIN))
+    return True
+
+
+def _named(config: Config, storage: Storage, files: list[str]) -> str:
+    """What names the experiment: its identity, and the data with which it begins."""
+    return digest_of([identity(config), [sha256(storage.read(file)) for file in files]])[:32]
+
+
+def _given(storage: Storage, never: npt.NDArray[np.bool_] | None, model: ModelConfig) -> dict[str, str]:
+    """Names the content of what each run reads from the user's own files, by what an error calls it."""
+    found = {"the mask acquisition.never": digest_of(None if never is None else mask_digest(never))}
+    if not Stages(storage).done("pretrain"):
+        found["what model.backbone or model.pretrained names"] = digest_of(weights(model))
+    return found
 
 
 def _as_json(classes: ClassSet) -> Any:
@@ -211,8 +252,16 @@ def _planned_rounds(storage: Storage, config: Config) -> list[RoundPlan]:
     for name in (CONFIG, PLAN, CLASSES):
         if not storage.exists(name):
             raise storage.gone(name)
-    stored = config_from_yaml(storage.read(CONFIG), f"{storage.uri}/{CONFIG}")
+    experiment = Stages(storage).experiment
+    try:
+        text = unsigned_config(storage.read(CONFIG), experiment)
+    except ValueError as error:
+        raise storage.damaged(CONFIG, one_line(error)) from error
+    # Parsing takes half a second, which a sweep has not for each of its trials.
+    stored = config if text == config_to_yaml(config) else config_from_yaml(text, f"{storage.uri}/{CONFIG}")
     plan = storage.read_sealed(PLAN)
+    if plan.get("experiment") != experiment:
+        raise storage.damaged(PLAN, "it is of another experiment")
     try:
         planned, budget = [RoundPlan(**entry) for entry in plan["rounds"]], plan["budget"]
     except (KeyError, TypeError) as error:

@@ -15,8 +15,17 @@ from halo_ray.data.classes import IGNORE, ClassSet
 from halo_ray.data.images import read_image, read_label
 from halo_ray.data.inspection import Inspection, summary
 from halo_ray.data.manifest import SPLITS, Splits
+from halo_ray.errors import InputError
 from halo_ray.figures import save_figure
+from halo_ray.png_mark import foreign, mark
+from halo_ray.root import INSPECTION, INSPECTOR
 from halo_ray.storage import Storage
+
+PICTURES = tuple(f"{INSPECTION}/{name}.png" for name in ("class_shares", *SPLITS))
+"""Files that write_pictures may write."""
+
+JSON_KEYS = ("class_set", "splits", "bad_records")
+"""Keys of as_json."""
 
 SAMPLES = 4
 """Images of a split that are shown."""
@@ -71,7 +80,11 @@ def as_text(inspection: Inspection, classes: ClassSet) -> str:
 
 
 def write_pictures(splits: Splits, inspection: Inspection, classes: ClassSet, storage: Storage) -> list[str]:
-    """Writes a bar chart of the class shares and samples of each split below inspection/; returns their names."""
+    """Writes a bar chart of the class shares and samples of each split below inspection/; returns their names.
+
+    Raises:
+        InputError: as check_pictures.
+    """
     figures = {}
     shares = class_shares(inspection)
     if shares:
@@ -79,7 +92,17 @@ def write_pictures(splits: Splits, inspection: Inspection, classes: ClassSet, st
     for split in SPLITS:
         if getattr(splits, split).num_rows:
             figures[split] = _samples(split, getattr(splits, split), classes)
-    return [save_figure(figure, storage, f"inspection/{name}.png") for name, figure in figures.items()]
+    check_pictures(storage)  # again, as long as it took to read the data
+    return [
+        save_figure(figure, storage, f"{INSPECTION}/{name}.png", mark(INSPECTOR)) for name, figure in figures.items()
+    ]
+
+
+def check_pictures(storage: Storage) -> None:
+    """Raises InputError where a picture would take the place of what no inspection wrote."""
+    for name in PICTURES:
+        if (why := foreign(storage, name, INSPECTOR)) is not None:
+            raise InputError(f"{storage.uri}/{name} cannot be written ({why}): move what is there")
 
 
 def _by_name(names: list[str], values: list[Any] | None) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Errors that the user can mend."""
+"""Errors that the user can fix."""
 
 import re
 
@@ -37,5 +37,5 @@ def printable(text: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error of another library says, to be part of a sentence."""
-    return " ".join(str(error).split())
+    """What an error of another library says, to be part of a sentence; without credentials, since it may be cut."""
+    return printable(" ".join(redacted(str(error)).split()))

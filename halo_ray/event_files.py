@@ -26,7 +26,8 @@ class EventFiles:
         self._storage, self._name = storage, f"tensorboard/{name}"
         self._copied = None if storage.local else tempfile.TemporaryDirectory(prefix="halo_ray-")
         self._folder = Path(self._copied.name if self._copied else storage.path(self._name))
-        self._folder.mkdir(parents=True, exist_ok=True)
+        if storage.local:
+            storage.make(self._name)
         # The name has whole seconds alone.
         self._writer = EventsWriter(str(self._folder / "events"), filename_suffix=f".{uuid.uuid4().hex[:8]}")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from halo_ray.annotations.annotate import annotate
 from halo_ray.config import Config
-from halo_ray.context import Context, open_experiment, report_stage
+from halo_ray.context import Context, open_experiment
 from halo_ray.evaluation import evaluate
 from halo_ray.features import compute_features
 from halo_ray.report.write import report_experiment
@@ -15,6 +15,7 @@ from halo_ray.results import announce, read_metrics, record
 from halo_ray.scoring import score_pool
 from halo_ray.selection import select_regions
 from halo_ray.shared_stages import stages_of
+from halo_ray.stage_order import report_stage
 from halo_ray.storage import round_directory
 from halo_ray.training.stage import train
 

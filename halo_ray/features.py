@@ -38,6 +38,8 @@ class FeatureJob:
     size: tuple[int, int]
     seed: int
     """That of pretraining: a backbone without weights starts as it does there."""
+    key: str
+    """As Features has it."""
 
 
 class FeatureExtractor:
@@ -59,7 +61,7 @@ class FeatureExtractor:
                 for mirrored in (False, True):
                     maps = self._model.features(image.flip(2) if mirrored else image)
                     name = feature_file(self._job.split, row["image_id"], mirrored)
-                    self._storage.write(name, pack(maps))
+                    self._storage.write(name, pack(maps, name, self._job.key))
             shapes.append([MapShape.of(each) for each in maps])
         return pa.table(
             {"image_id": batch["image_id"], "shapes": [[list(map(int, shape)) for shape in each] for each in shapes]}
@@ -71,14 +73,14 @@ def compute_features(context: Context) -> dict[str, Any]:
 
     Returns:
         JSON-able: ``shapes``, of the maps by "HEIGHTxWIDTH" of the network's input; ``shared``, the directory of
-        execution.shared_stages that holds them, None where the experiment's own does.
+        execution.shared_stages that holds them, None where the experiment's own does; ``key`` as Features has it.
     """
     splits = [split for split in SPLITS if getattr(context.splits, split).num_rows]
     shared = context.config.execution.shared_stages
     # They are large, and the same for many: nobody copies them.
     entry = None if shared is None else stage_entry(context, STAGE)
-    storage = _storage(context, entry)
-    return {"shapes": dict(_of_split(context, split, storage) for split in splits), "shared": entry}
+    storage, key = _storage(context, entry), entry or Stages(context.storage).experiment
+    return {"shapes": dict(_of_split(context, split, storage, key) for split in splits), "shared": entry, "key": key}
 
 
 def _storage(context: Context, entry: str | None) -> Storage:
@@ -94,12 +96,12 @@ def _storage(context: Context, entry: str | None) -> Storage:
     return Storage(shared).below(entry)
 
 
-def _of_split(context: Context, split: str, storage: Storage) -> tuple[str, Any]:
+def _of_split(context: Context, split: str, storage: Storage, key: str) -> tuple[str, Any]:
     """Computes the features of a split; gives their size and shapes."""
     config, table = context.config, getattr(context.splits, split)
     height, width = size = config.data.source_size if split == "source" else context.input_size
     classes, seed = len(context.classes.classes), context.config.round_seed(0)
-    job = FeatureJob(storage, context.model, classes, split, size, seed)
+    job = FeatureJob(storage, context.model, classes, split, size, seed, key)
     computation = Computation(table, DecodeImages(size), FeatureExtractor, {"job": job}, config.execution)
     done, shapes = 0, None
     with (
@@ -121,4 +123,4 @@ def stored_features(context: Context) -> Features | None:
     for size, maps in result["shapes"].items():
         height, width = size.split("x")
         shapes[int(height), int(width)] = [MapShape(c, h, w, bool(last)) for c, h, w, last in maps]
-    return Features(_storage(context, result.get("shared")).uri, shapes)
+    return Features(_storage(context, result["shared"]).uri, shapes, result["key"])

@@ -18,13 +18,14 @@ LINES = ("-", "--", ":", "-.")
 DPI = 110
 
 
-def as_png(figure: Figure) -> bytes:
+def as_png(figure: Figure, metadata: dict[str, str] | None = None) -> bytes:
+    """The figure as a PNG file, which holds ``metadata`` as texts."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
+    figure.savefig(buffer, format="png", dpi=DPI, metadata=metadata)
     return buffer.getvalue()
 
 
-def save_figure(figure: Figure, storage: Storage, name: str) -> str:
+def save_figure(figure: Figure, storage: Storage, name: str, metadata: dict[str, str] | None = None) -> str:
     """Writes a figure as PNG and returns its name."""
-    storage.write(name, as_png(figure))
+    storage.write(name, as_png(figure, metadata))
     return name

@@ -133,7 +133,9 @@ class PoincareMLR(nn.Module):
             raise InputError(f"the embedding has {channels} dimensions: a Poincaré ball needs at least 2")
         self.curvature = check_curvature(curvature)
         # The points start near the origin, where the classifier is almost linear.
-        start = exp0(torch.randn(classes, channels) * (0.1 / math.sqrt(channels)), self.curvature)
+        with torch.device("cpu"):  # geoopt looks at numbers, which a network that is built without data lacks
+            start = exp0(torch.randn(classes, channels) * (0.1 / math.sqrt(channels)), self.curvature)
+        start = start.to(torch.get_default_device())
         manifold = geoopt.PoincareBall(c=self.curvature)
         self.points = geoopt.ManifoldParameter(start, manifold=manifold)
         self.normals = nn.Parameter(torch.randn(classes, channels) / math.sqrt(channels))

@@ -30,7 +30,10 @@ def inspect_or_take(config: Config, listed: Splits, classes: ClassSet) -> tuple[
     shared = config.execution.shared_stages
     store, entry = SharedStore(Storage(shared)) if shared else None, inspection_entry(config, listed, classes)
     if store and (found := store.find(entry)):
-        return with_stored_sizes(listed, found.storage), lambda storage: storage.take(found.storage, "manifests")
+        found.check()
+        none: dict[str, list[str]] = {split: [] for split in SPLITS}  # what skips images is not published
+        splits = with_stored_sizes(listed, found.storage, skipped=none)
+        return splits, lambda storage: storage.take(found.storage, "manifests")
     counted = ["source"] if config.needs_class_statistics else []
     splits, inspection = inspect_splits(listed, classes, config.execution, known_too=counted)
     inspection.settle(config.data.on_bad_record)
@@ -44,13 +47,16 @@ def inspect_or_take(config: Config, listed: Splits, classes: ClassSet) -> tuple[
     return splits, save
 
 
-def with_stored_sizes(listed: Splits, storage: Storage) -> Splits:
+def with_stored_sizes(listed: Splits, storage: Storage, skipped: dict[str, list[str]] | None = None) -> Splits:
     """The listed files with the sizes that are stored; the same images may lie elsewhere now.
+
+    Args:
+        skipped: image ids by split that are left out; None: those that the experiment in ``storage`` skips.
 
     Raises:
         InputError: they are not the same images.
     """
-    stored, skipped = load_splits(storage), bad_ids(storage)
+    stored, skipped = load_splits(storage), bad_ids(storage) if skipped is None else skipped
     tables: dict[str, pa.Table] = {}
     for split in SPLITS:
         now, before = getattr(listed, split), getattr(stored, split)

@@ -21,7 +21,7 @@ FIRST_WAIT, LONGEST_WAIT = 0.1, 10.0
 """Seconds between two tries."""
 
 TOLD_AFTER = 1.0
-"""Seconds after which it is said that an operation fails."""
+"""Seconds after which it is said that an operation fails, where the next try comes later."""
 
 ANSWERS = FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError
 """What a storage that works says too: it is not asked again."""
@@ -62,12 +62,13 @@ def patiently(operation: Callable[[], T], name: str, seconds: float) -> T:
                     f"{name} could not be read or written for {seconds:g} s ({reason(error)}): mend its storage; the "
                     "same command goes on from what is committed"
                 ) from error
-            if time.monotonic() - start > TOLD_AFTER and not told:  # not of what is over at once
+            # Many actors that were refused together must not come back together.
+            pause = min(wait * random.uniform(0.5, 1), left)
+            if seconds - left + pause > TOLD_AFTER and not told:  # not of what is over at once
                 told = True
                 said = f"{name}: {reason(error)}; trying again for up to {left:.0f} s"
                 print(redacted(said), file=sys.stderr, flush=True)
-        # Many actors that were refused together must not come back together.
-        time.sleep(min(wait * random.uniform(0.5, 1), max(left, 0)))
+        time.sleep(pause)
         wait = min(2 * wait, LONGEST_WAIT)
 
 

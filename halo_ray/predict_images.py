@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import posixpath
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -12,22 +14,25 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
-from halo_ray.checkpoint import load_description, load_model
+from halo_ray.checkpoint import checkpoint_stage, load_description, load_model
+from halo_ray.data.aliases import one_name_each
 from halo_ray.data.classes import ClassSet
 from halo_ray.data.features import network_input
 from halo_ray.data.images import decode_image, read_ahead, read_image
-from halo_ray.data.listing import Root, manifest
+from halo_ray.data.listing import IMAGE_SUFFIXES, Root, manifest, without_suffix
 from halo_ray.data.transforms import View
 from halo_ray.errors import BadRecordError, InputError
 from halo_ray.execution import ExecutionConfig
 from halo_ray.pipeline import Computation
+from halo_ray.place import decoded, parse
+from halo_ray.predict_outputs import mark, output_names, problems_of_outputs, write_output
 from halo_ray.prediction import predict, with_mirror_image
 from halo_ray.progress import progress
-from halo_ray.results import CHECKPOINTS
+from halo_ray.results import best_checkpoint, has_metrics
 from halo_ray.runtime import SCORING_THREADS, check_own_process
+from halo_ray.seals import check_stage
+from halo_ray.stages import Stages
 from halo_ray.storage import Storage
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 PREDICTED = pa.schema([("image_id", pa.string()), ("problem", pa.string())])
 """What became of an image; a null problem means that its class map is written."""
@@ -96,57 +101,60 @@ class Predictor:
         inputs = with_mirror_image(image, flip=self._job.flip)
         classes = Image.fromarray(predict(self._model, inputs, (row["height"], row["width"])))
         classes.putpalette(self._palette)
-        if self._job.overlay:
+        class_map, *overlay = output_names(row["image_id"], self._job.overlay)
+        for name in overlay:
             seen = Image.fromarray(read_image(row["image_uri"]))
-            self._save(Image.blend(seen, classes.convert("RGB"), 0.5), f"{row['image_id']}.overlay.png")
-        self._save(classes, f"{row['image_id']}.png")
+            self._save(Image.blend(seen, classes.convert("RGB"), 0.5), name, row["image_uri"])
+        self._save(classes, class_map, row["image_uri"])
 
-    def _save(self, image: Image.Image, name: str) -> None:
+    def _save(self, picture: Image.Image, name: str, image_uri: str) -> None:
         buffer = io.BytesIO()
-        image.save(buffer, "PNG")
-        self._out.write(name, buffer.getvalue())
+        picture.save(buffer, "PNG", pnginfo=mark())
+        write_output(self._out, name, buffer.getvalue(), image_uri)
 
 
 def find_checkpoint(uri: str) -> tuple[Storage, str]:
     """The checkpoint that a directory is, or the best one of the experiment that it is.
 
     Raises:
-        InputError: it is neither.
+        InputError: it is neither, or the experiment's is not what was committed.
     """
     storage = Storage(uri)
-    if storage.exists(CHECKPOINTS):
-        try:
-            best = storage.read_json(CHECKPOINTS)["best"]["checkpoint"]
-        except (KeyError, TypeError) as error:
-            raise storage.damaged(CHECKPOINTS, "it names no best checkpoint") from error
-        return storage, str(best)
+    if has_metrics(storage):
+        best = best_checkpoint(storage)
+        check_stage(Stages(storage), checkpoint_stage(best))
+        return storage, best
     if not storage.exists("model.json"):
-        raise InputError(f"{uri} is no checkpoint (no model.json) and no experiment (no {CHECKPOINTS}): name one")
+        raise InputError(f"{uri} is no checkpoint (no model.json), and no experiment with a record: name one")
     return storage, ""
 
 
 def find_images(where: str) -> pa.Table:
     """The manifest of all images below a directory or URI, or of a single file; ids are paths without their suffix.
 
+    What is no file, but named like an image, is among them. An image of several names stands there once.
+
     Raises:
         InputError: there are none, or two differ in their suffix alone.
     """
     folder, name = _split(where)
     root = Root(folder)
-    found = [name] if name else [path for path in root.files() if PurePosixPath(path).suffix.lower() in SUFFIXES]
-    table = manifest(root, [(str(PurePosixPath(each).with_suffix("")), each, None, None) for each in found])
+    found = [name] if name else root.images()
+    table = manifest(root, [(without_suffix(each), each, None, None) for each in found])
     if not table.num_rows:
-        raise InputError(f"no image lies below {where}: looked for {', '.join(SUFFIXES)}")
-    return table
+        raise InputError(f"no image lies below {where}: looked for {', '.join(IMAGE_SUFFIXES)}")
+    return one_name_each(table)
 
 
 def _split(where: str) -> tuple[str, str | None]:
     """The directory or URI with images, and the name of the file where a single one is meant."""
-    before, mark, query = where.partition("?") if "://" in where else (where, "", "")
-    path = PurePosixPath(before)
-    if path.suffix.lower() not in SUFFIXES:
+    place = parse(where)
+    path = PurePosixPath(place.path)
+    if path.suffix.lower() not in IMAGE_SUFFIXES or (not place.is_uri and os.path.isdir(where)):
         return where, None
-    return (before.rpartition("/")[0] or ".") + mark + query, path.name
+    if place.is_uri:
+        return place.with_path(place.path.rpartition("/")[0]), decoded(path.name)
+    return posixpath.dirname(where) or ".", path.name
 
 
 def predict_images(
@@ -184,25 +192,29 @@ def predict_images(
     except (InputError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"checkpoint {checkpoint} does not name its classes and colours: restore it") from error
     table, target = find_images(images), Storage(out)
-    _check_apart(Storage(_split(images)[0]), target)
-    target.check_writable()
+    unwritten = problems_of_outputs(table, Storage(_split(images)[0]), target, overlay)
+    target.check_writable("OUT")
     check_own_process(execution, ("max_actors",))
     job = PredictionJob(storage.uri, name, target.uri, shown, flip, overlay)
+    problems = [{"image_id": image_id, "problem": problem} for image_id, problem in unwritten.items()]
+    left = table.filter(pa.array([image_id not in unwritten for image_id in table["image_id"].to_pylist()], pa.bool_()))
+    if left.num_rows:
+        problems += _predict(left, job, execution)
+    problems.sort(key=lambda problem: problem["image_id"])
+    if len(problems) == table.num_rows:
+        raise InputError(f"no image below {images} could be predicted; {problems[0]['problem']}")
+    return problems
+
+
+def _predict(images: pa.Table, job: PredictionJob, execution: ExecutionConfig) -> list[dict[str, str]]:
+    """PREDICTED of the images that could not be predicted."""
     done, problems = 0, []
-    computation = Computation(table, ReadImages(job.size), Predictor, {"job": job}, execution)
-    with progress("predict", table.num_rows, "image", lambda: done), computation.batches() as batches:
+    computation = Computation(images, ReadImages(job.size), Predictor, {"job": job}, execution)
+    with progress("predict", images.num_rows, "image", lambda: done), computation.batches() as batches:
         for batch in batches:
             done += batch.num_rows
             problems += [row for row in batch.to_pylist() if row["problem"] is not None]
-    if len(problems) == table.num_rows:
-        raise InputError(f"no image below {images} could be predicted; {problems[0]['problem']}")
-    return sorted(problems, key=lambda problem: problem["image_id"])
-
-
-def _check_apart(images: Storage, out: Storage) -> None:
-    """Raises InputError where results would lie among the images, and be images of the next run."""
-    if f"{out.root}/".startswith(f"{images.root}/") and out.filesystem.type_name == images.filesystem.type_name:
-        raise InputError(f"{out.uri} lies within {images.uri}: write the class maps to a directory of their own")
+    return problems
 
 
 def _trained_size(description: dict[str, Any]) -> tuple[int, int] | None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from halo_ray.annotations.ledger import Ledger, region_count
-from halo_ray.context import Context
 from halo_ray.event_files import EventFiles
 from halo_ray.stages import Stages
-from halo_ray.storage import Storage, round_directory
+from halo_ray.storage import Storage, as_json, round_directory
 from halo_ray.text_table import text_table
 from halo_ray.versions import versions
 
+if TYPE_CHECKING:
+    from halo_ray.context import Context
+
 STAGES = ("features", "pretrain", "score", "select", "annotate", "train", "control", "evaluate")
-_METRICS = "metrics.jsonl"
+METRICS = "metrics.jsonl"
 
 Row = dict[str, Any]
 """A record of metrics.jsonl."""
@@ -69,13 +71,8 @@ def record(
         "seconds": seconds,
         "versions": versions(),
     }
-    storage.write_json(f"{directory}/metrics.json", metrics)
-    rows = [*(stages.result(f"{round_directory(n)}/record") for n in range(number)), metrics]
-    storage.write(_METRICS, "".join(json.dumps(row) + "\n" for row in rows).encode())
-    named = {"best": max(rows, key=lambda row: row["miou"]), "last": rows[-1]}
-    storage.write_json(
-        CHECKPOINTS, {name: {key: row[key] for key in ("checkpoint", "round", "miou")} for name, row in named.items()}
-    )
+    for name, data in derived([*recorded(stages), metrics]).items():
+        storage.write(name, data)
     files = EventFiles(storage, "evaluation")
     files.scalars(number, _scalars(quality, "") | (_scalars(control, "control/") if control else {}))
     files.close()
@@ -91,22 +88,59 @@ def _scalars(quality: dict[str, Any], prefix: str) -> dict[str, float]:
 
 def has_metrics(storage: Storage) -> bool:
     """Whether a round was recorded."""
-    return storage.exists(_METRICS)
+    return Stages(storage).done(_record(0))
 
 
 def read_metrics(storage: Storage) -> list[Row]:
     """All records, round 0 (before any purchase) first; there is at least that.
 
     Raises:
-        InputError: the file is damaged.
+        InputError: a marker that holds one is gone or damaged.
     """
-    try:
-        rows = [json.loads(line) for line in storage.read(_METRICS).splitlines()]
-    except ValueError as error:
-        raise storage.damaged(_METRICS, error) from error
-    if not rows:
-        raise storage.damaged(_METRICS, "it is empty")
+    stages = Stages(storage)
+    return recorded(stages) or [stages.result(_record(0))]
+
+
+def recorded(stages: Stages) -> list[Row]:
+    """The records that are committed."""
+    rows: list[Row] = []
+    while stages.done(_record(len(rows))):
+        rows.append(stages.result(_record(len(rows))))
     return rows
+
+
+def best_checkpoint(storage: Storage) -> str:
+    """The checkpoint whose model was the best on the validation split; ties go to the earliest round."""
+    return str(_best(read_metrics(storage))["checkpoint"])
+
+
+def derived(rows: list[Row]) -> dict[str, bytes]:
+    """The files that repeat the records for those who look for them, by name: nothing here reads them."""
+    named = {"best": _best(rows), "last": rows[-1]}
+    shown = {name: {key: row[key] for key in ("checkpoint", "round", "miou")} for name, row in named.items()}
+    return {
+        **{f"{round_directory(row['round'])}/metrics.json": as_json(row) for row in rows},
+        METRICS: "".join(json.dumps(row) + "\n" for row in rows).encode(),
+        CHECKPOINTS: as_json(shown),
+    }
+
+
+def outdated(storage: Storage) -> dict[str, bytes]:
+    """What the derived files of an experiment should be, by name, where they are something else or gone."""
+    rows = recorded(Stages(storage))
+
+    def differs(name: str, data: bytes) -> bool:
+        return not storage.exists(name) or storage.read(name) != data
+
+    return {name: data for name, data in (derived(rows) if rows else {}).items() if differs(name, data)}
+
+
+def _best(rows: list[Row]) -> Row:
+    return max(rows, key=lambda row: float(row["miou"]))
+
+
+def _record(number: int) -> str:
+    return f"{round_directory(number)}/record"
 
 
 def announce(context: Context, metrics: dict[str, Any]) -> None:

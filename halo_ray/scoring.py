@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import uuid
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -21,7 +20,7 @@ from halo_ray.acquisition.budget import AcquisitionConfig, RoundPlan, image_limi
 from halo_ray.acquisition.candidates import Found, Image, find_candidates, taken_places
 from halo_ray.acquisition.maps import Maps
 from halo_ray.annotations.ledger import Ledger, places_of
-from halo_ray.candidates import CANDIDATES, complete
+from halo_ray.candidates import CANDIDATES, clear_attempts, complete, new_attempt
 from halo_ray.checkpoint import load_model
 from halo_ray.context import Context
 from halo_ray.coordinator import Coordinator, Places, Report
@@ -183,10 +182,9 @@ def score_pool(context: Context, number: int, checkpoint: str) -> dict[str, Any]
     config, storage = context.config, context.storage
     pool, at = context.splits.pool, round_directory(number)
     # A fresh directory for every attempt: nothing that a killed one left, or still writes, is ever read.
-    attempt = uuid.uuid4().hex[:8]
+    attempt = new_attempt()
     directory = f"{at}/candidates/{attempt}"
-    for name in ("candidates", "problems"):
-        storage.clear(f"{at}/{name}")
+    clear_attempts(storage, at)
     functions, features = context.functions, stored_features(context)
     found = {name: f"{directory}/function={quote(name, safe='')}" for name in functions}
     storage.make(directory)

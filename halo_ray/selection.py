@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -13,13 +13,13 @@ from ray.actor import ActorProxy
 
 from halo_ray.acquisition.budget import region_pixels
 from halo_ray.acquisition.threshold import Selection
-from halo_ray.candidates import ReadCandidates, candidate_files
+from halo_ray.candidates import ReadCandidates, candidate_files, compared_directory, complete
 from halo_ray.cluster import here
 from halo_ray.context import Context
 from halo_ray.coordinator import Coordinator
 from halo_ray.runtime import NAMESPACE
-from halo_ray.secret import redacted
-from halo_ray.storage import Storage, round_directory, safe_name
+from halo_ray.secret import shown
+from halo_ray.storage import Storage, round_directory, safe_name, sealed
 
 TIE_RULE = "score falling, then image_id, y, x rising"
 
@@ -35,7 +35,7 @@ def coordinator(context: Context, number: int, functions: Sequence[str] = ()) ->
     """
     wanted = context.plan[number - 1].regions if context.config.acquisition.scope == "pool" else None
     options = {
-        "name": f"coordinator/{redacted(context.storage.uri)}/{number}/{uuid.uuid4().hex[:8]}",
+        "name": f"coordinator/{shown(context.storage.uri)}/{number}/{uuid.uuid4().hex[:8]}",
         "namespace": NAMESPACE,
         "num_cpus": 0,
         "scheduling_strategy": here(),
@@ -81,7 +81,7 @@ def select_regions(
         }
         found: dict[str, Selection] = {name: ray.get(cut) for name, cut in cuts.items()}
     for name, selection in found.items():
-        storage.write_sealed(files[name], _description(context, number, name, selection, problems))
+        storage.commit(files[name], sealed(_description(context, number, name, selection, problems)))
     chosen, planned = found[own], context.plan[number - 1].regions
     regions = int(chosen.counts.sum())
     if chosen.cut is not None:
@@ -89,8 +89,10 @@ def select_regions(
     if regions < planned:
         print(f"round {number}: only {regions} of {planned} regions could still be picked: all were bought", flush=True)
     if context.config.execution.save_maps == "picked":
-        ids = context.splits.pool["image_id"].take(chosen.rows).to_pylist()
-        _drop_maps(storage, f"{at}/maps", keep=set(map(map_name, ids)))
+        ids = context.splits.pool["image_id"]
+        drop_maps(storage, f"{at}/maps", ids.to_pylist(), keep=ids.take(chosen.rows).to_pylist())
+    if context.config.execution.save_maps != "none":
+        complete(storage, f"{at}/maps")
     return {
         "selection": files[own],
         "candidates": candidates[own],
@@ -106,7 +108,7 @@ def select_regions(
 
 def compared_file(number: int, function: str) -> str:
     """Where the selection of a function that is only compared is stored."""
-    return f"{round_directory(number)}/compared/{safe_name(function)}.json"
+    return f"{compared_directory(round_directory(number))}/{safe_name(function)}.json"
 
 
 def _description(
@@ -126,7 +128,9 @@ def _description(
     }
 
 
-def _drop_maps(storage: Storage, directory: str, keep: set[str]) -> None:
+def drop_maps(storage: Storage, directory: str, ids: Iterable[str], keep: Iterable[str]) -> None:
+    """Deletes the maps of all images but those to keep; a file that is none of theirs stays."""
+    dropped = {map_name(image_id) for image_id in ids} - {map_name(image_id) for image_id in keep}
     for name in storage.files(directory):
-        if name.rpartition("/")[2] not in keep:
+        if name.rpartition("/")[2] in dropped:
             storage.delete(name)

@@ -10,6 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from halo_ray.annotations.ledger import Ledger
@@ -19,11 +21,12 @@ from halo_ray.data.classes import ClassSet
 from halo_ray.data.listing import MANIFEST
 from halo_ray.data.manifest import SPLITS, Splits
 from halo_ray.models.backbones import ARCHITECTURES
+from halo_ray.models.build import ModelConfig
 
 if TYPE_CHECKING:
     from halo_ray.context import Context
 
-FORMAT = 2
+FORMAT = 3
 """Of the results. Whoever changes what a stage computes or how it is stored raises it: older ones are left alone."""
 
 _BACKBONE = (
@@ -77,16 +80,22 @@ def pretraining_settings(config: Config) -> dict[str, Any]:
 def stage_entry(context: Context, name: str) -> str:
     """Where the store keeps a stage: its name and the hash of all that its result depends on."""
     config, kind = context.config, kind_of(name)
-    weights = context.model.backbone, context.model.pretrained
-    contents: dict[str, Any] = {
-        "device": device_of(config.execution),
-        "weights": [list(_files(each)) for each in weights if each and each not in ARCHITECTURES],
-    }
+    contents: dict[str, Any] = {"device": device_of(config.execution), "weights": weights(context.model)}
     if kind != "features" and config.data.known_labels:
         contents["known"] = Ledger(context.storage).digest(0)
     if kind == "score" and context.never is not None:
-        contents["never"] = [list(context.never.shape), _sha256(context.never.tobytes())]
+        contents["never"] = mask_digest(context.never)
     return _entry(name, config, context.splits, context.classes, contents)
+
+
+def weights(model: ModelConfig) -> list[list[tuple[str, str]]]:
+    """Names and digests of the files that a network begins with; ``model`` names them by path."""
+    return [list(_files(each)) for each in (model.backbone, model.pretrained) if each and each not in ARCHITECTURES]
+
+
+def mask_digest(mask: npt.NDArray[np.bool_]) -> list[Any]:
+    """Names the content of a mask (H, W)."""
+    return [list(mask.shape), _sha256(mask.tobytes())]
 
 
 def inspection_entry(config: Config, listed: Splits, classes: ClassSet) -> str:

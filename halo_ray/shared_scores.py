@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ import pyarrow.compute as pc
 
 from halo_ray.acquisition.budget import RoundPlan, image_limit
 from halo_ray.acquisition.threshold import Sequences
-from halo_ray.candidates import CandidateFile, candidate_files, complete, read_candidates
+from halo_ray.candidates import CandidateFile, candidate_files, clear_attempts, complete, new_attempt, read_candidates
 from halo_ray.data.manifest import sizes
 from halo_ray.storage import Storage, round_directory
 from halo_ray.tasks import each
@@ -93,9 +92,9 @@ def take_candidates(context: Context, published: Storage, result: dict[str, Any]
         As score_pool.
     """
     storage, at = context.storage, round_directory(1)
-    storage.clear(f"{at}/candidates")
+    clear_attempts(storage, at)
     # A fresh directory for every attempt, as in score_pool.
-    attempt = f"{at}/candidates/{uuid.uuid4().hex[:8]}"
+    attempt = f"{at}/candidates/{new_attempt()}"
     theirs = {name: result["candidates"][name] for name in context.functions}
     own = {name: f"{attempt}/{directory.rpartition('/')[2]}" for name, directory in theirs.items()}
     copies = [

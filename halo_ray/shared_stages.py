@@ -10,11 +10,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from halo_ray.attempts import attempted
-from halo_ray.secret import redacted
+from halo_ray.errors import InputError
+from halo_ray.seals import broken, files_of, note_file
+from halo_ray.secret import shown
 from halo_ray.shared_keys import kind_of, stage_entry
 from halo_ray.shared_scores import covers, take_candidates
 from halo_ray.stages import Attempts, Stages
-from halo_ray.storage import Storage, round_directory, sealed
+from halo_ray.storage import Storage, round_directory, sealed, sha256
 
 if TYPE_CHECKING:
     from halo_ray.context import Context
@@ -23,7 +25,8 @@ FEATURES, PRETRAIN = "features", "pretrain"
 MIXED = "mixed"
 """Noted of a stage that was done partly with one setting and partly with another."""
 
-_MARKER = "stage.json"
+MARKER = "stage.json"
+"""Of an entry: says which attempt counts, and seals its files."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,16 @@ class Published:
     result: Any
     plan: dict[str, Any] | None
     """Of the first round of the experiment that computed it."""
+    files: dict[str, str]
+    """SHA-256 by name."""
+
+    def check(self) -> None:
+        """Raises InputError where a file is not what was published."""
+        for each in broken(self.storage, self.files):
+            raise InputError(
+                f"{self.storage.uri}/{each.name} {each.what}: delete the directory above it in the directory of "
+                "execution.shared_stages, so that it is computed anew"
+            )
 
 
 @dataclass(frozen=True)
@@ -81,23 +94,34 @@ class SharedStore:
 
     def find(self, entry: str) -> Published | None:
         """The result under that name; None where there is none yet."""
-        if not self._storage.exists(f"{entry}/{_MARKER}"):
+        if not self._storage.exists(f"{entry}/{MARKER}"):
             return None
-        marker = self._storage.read_sealed(f"{entry}/{_MARKER}")
-        return Published(self._storage.below(f"{entry}/{marker['attempt']}"), marker["result"], marker["plan"])
+        marker = self._storage.read_sealed(f"{entry}/{MARKER}")
+        if marker.get("entry") != entry:
+            raise self._storage.damaged(f"{entry}/{MARKER}", "it is of another result")
+        storage = self._storage.below(f"{entry}/{marker['attempt']}")
+        return Published(storage, marker["result"], marker["plan"], marker["files"])
 
     def publish(
         self, entry: str, source: Storage, directories: list[str], result: Any, plan: dict[str, Any] | None = None
     ) -> None:
         """Copies ``directories`` of ``source`` and publishes them with ``result``, unless there is one already."""
-        if self._storage.exists(f"{entry}/{_MARKER}"):
+        if self._storage.exists(f"{entry}/{MARKER}"):
             return
         attempt = uuid.uuid4().hex[:8]
+        copy = self._storage.below(f"{entry}/{attempt}")
         for directory in directories:
-            self._storage.below(f"{entry}/{attempt}").take(source, directory)
-        marker = {"attempt": attempt, "experiment": redacted(source.uri), "result": result, "plan": plan}
+            copy.take(source, directory)
+        marker = {
+            "entry": entry,
+            "attempt": attempt,
+            "experiment": shown(source.uri),
+            "result": result,
+            "plan": plan,
+            "files": {name: sha256(copy.read(name)) for directory in directories for name in copy.tree(directory)},
+        }
         try:
-            self._storage.create(f"{entry}/{_MARKER}", sealed(marker))
+            self._storage.create(f"{entry}/{MARKER}", sealed(marker))
         except FileExistsError:
             self._storage.clear(f"{entry}/{attempt}")
 
@@ -106,7 +130,7 @@ class SharedStages(Stages):
     """Stages of an experiment, those that can be shared taken from a store, or left in it for others."""
 
     def __init__(self, context: Context, store: SharedStore) -> None:
-        super().__init__(context.storage, _attempts(context))
+        super().__init__(context.storage, _attempts(context), partial(files_of, context.storage))
         self._context, self._store = context, store
         self._entries: dict[str, str] = {}
 
@@ -138,7 +162,8 @@ class SharedStages(Stages):
     def _begin(self, name: str) -> None:
         """Notes what names the result of a stage that is not done; nothing does where it was begun as another's."""
         entry = self._entry(name)
-        self.storage.write_json(_note(name), entry if self._noted(name) in (None, entry) else MIXED)
+        told = entry if self._noted(name) in (None, entry) else MIXED
+        self.storage.write_sealed(note_file(name), {"experiment": self.experiment, "stage": name, "entry": told})
 
     def _is_of_now(self, name: str) -> bool:
         """Whether a stage was done, from its beginning, with what names its result now.
@@ -149,9 +174,15 @@ class SharedStages(Stages):
         return self._noted(name) == self._entry(name)
 
     def _noted(self, name: str) -> str | None:
-        return str(self.storage.read_json(_note(name))) if self.storage.exists(_note(name)) else None
+        if not self.storage.exists(note_file(name)):
+            return None
+        found = self.storage.read_sealed(note_file(name))
+        if (found.get("experiment"), found.get("stage")) != (self.experiment, name):
+            raise self.storage.damaged(note_file(name), f"it is not the note on {name}")
+        return str(found["entry"])
 
     def _take(self, shareable: Shareable, found: Published) -> Any:
+        found.check()
         if shareable.take is not None:
             return shareable.take(self._context, found)
         for directory in shareable.directories(found.result):
@@ -163,16 +194,12 @@ def stages_of(context: Context) -> Stages:
     """The stages of an experiment, which shares some of them if execution.shared_stages says where."""
     where = context.config.execution.shared_stages
     if where is None:
-        return Stages(context.storage, _attempts(context))
+        return Stages(context.storage, _attempts(context), partial(files_of, context.storage))
     return SharedStages(context, SharedStore(Storage(where, context.storage.patience)))
 
 
 def _attempts(context: Context) -> Attempts:
     return partial(attempted, max_failures=context.config.execution.max_failures)
-
-
-def _note(name: str) -> str:
-    return f"stages/shared/{name}.json"
 
 
 def _before(name: str, *, cached_features: bool) -> list[str]:

@@ -9,8 +9,9 @@ from halo_ray.data.manifest import list_splits, load_split
 from halo_ray.errors import InputError, one_line
 from halo_ray.inspected import with_stored_sizes
 from halo_ray.patience import StorageError
+from halo_ray.stages import BEGIN, Stages
 from halo_ray.storage import Storage
-from halo_ray.stored_config import CLASSES, CONFIG, StoredConfig, read_stored_config
+from halo_ray.stored_config import CLASSES, CONFIG, StoredConfig, read_stored_config, unsigned_config
 
 
 def stored_config(storage: Storage) -> tuple[StoredConfig, str]:
@@ -20,8 +21,8 @@ def stored_config(storage: Storage) -> tuple[StoredConfig, str]:
         InputError: it is gone or damaged.
     """
     try:
-        text = storage.read(CONFIG)
-        return read_stored_config(text), text.decode()
+        data = storage.read(CONFIG)
+        return read_stored_config(data), unsigned_config(data, Stages(storage).experiment)
     except FileNotFoundError as error:
         raise storage.gone(CONFIG) from error
     except StorageError:
@@ -37,9 +38,7 @@ def stored_classes(storage: Storage) -> ClassSet:
         InputError: it is gone or damaged.
     """
     try:
-        return stored_class_set(storage.read_sealed(CLASSES))
-    except FileNotFoundError as error:
-        raise storage.gone(CLASSES) from error
+        return stored_class_set(storage.unsealed(CLASSES, Stages(storage).read(BEGIN, CLASSES)))
     except StorageError:
         raise
     except (InputError, KeyError, TypeError) as error:

@@ -13,14 +13,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from halo_ray.errors import InputError, one_line
 from halo_ray.execution import ExecutionConfig
-from halo_ray.storage import Storage
+from halo_ray.storage import WRITE_TEST, Storage
 
 
 def check_shared(storage: Storage, config: ExecutionConfig, files: Collection[str] = ()) -> None:
     """Raises InputError where a node that computes does not see ``storage`` or one of the local ``files``."""
     nodes = _nodes_that_compute()
     others = nodes - {ray.get_runtime_context().get_node_id()}
-    name = storage.path(f"seen-{uuid.uuid4().hex}")
+    name = storage.path(f"{WRITE_TEST}{uuid.uuid4().hex}")
     looked = [*files, *([name] if storage.local else [])]
     if not others or not looked:
         return

@@ -8,13 +8,14 @@ from typing import Any
 import yaml
 
 from halo_ray.errors import one_line
+from halo_ray.secret import known
 
 MOST_NODES = 100_000
 """Values and keys of a document, its aliases followed: a few lines of aliases could stand for more than fits memory."""
 
 
 def load_yaml(text: str | bytes, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
-    """What a document holds; None where it is empty.
+    """What a document holds; None where it is empty. No error quotes its lines, which may hold half of a secret.
 
     Raises:
         yaml.YAMLError: it is no YAML, nests too deeply or without end, stands for too much, names a key twice, or holds
@@ -27,6 +28,10 @@ def load_yaml(text: str | bytes, loader: type[yaml.SafeLoader] = yaml.SafeLoader
             return None
         _count(root, {})
         return opened.construct_document(root)
+    except yaml.MarkedYAMLError as error:
+        for mark in filter(None, (error.context_mark, error.problem_mark)):
+            mark.buffer = None
+        raise
     except RecursionError as error:
         raise yaml.YAMLError("it is nested too deeply") from error
     except (ValueError, LookupError, AttributeError, TypeError) as error:  # of a date without a month, of `!!int ""`
@@ -41,6 +46,8 @@ def _count(node: yaml.Node, counted: dict[int, int]) -> int:
         return counted[id(node)]
     counted[id(node)] = 0  # until all that lies in it is counted
     below: list[yaml.Node] = []
+    if isinstance(node, yaml.ScalarNode):
+        known(node.value)
     if isinstance(node, yaml.MappingNode):
         keys = Counter((key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode))
         for (_, name), times in keys.items():

@@ -5,19 +5,19 @@
 
 Prints the address, whose token lets people in; several may answer at once. Every answer is stored before the next
 region is shown, so it may be ended or killed at any time and started again. Then the command of the run goes on.
-Exit code 0: ended with Ctrl+C; 2: something must be mended first, or nothing is asked.
+Exit code 0: ended with Ctrl+C or SIGTERM; 2: something must be fixed first, or nothing is asked.
 """
 
 import os
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
 from halo_ray.annotations.serve import TOKEN, serve
+from halo_ray.arguments import JobParser
 from halo_ray.job import exit_code
 
 
 def main(arguments: list[str]) -> int:
-    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = JobParser(description=__doc__)
     parser.add_argument("experiment", help="directory or URI of an experiment, its output_dir")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; the default is this machine alone")
     parser.add_argument("--port", type=int, default=0, help="port to listen at; 0: any that is free")

@@ -5,23 +5,25 @@
 
 Prints images, sizes and class shares of each split and every bad record with its reason; draws a bar chart and sample
 overlays below OUTPUT_DIR/inspection; --json FILE writes all figures too. All options of run_al.py are understood.
-Exit code 0: an experiment could begin; 2: something must be mended first.
+Exit code 0: an experiment could begin; 2: something must be fixed first.
 """
 
-import json
 import sys
-from argparse import ArgumentError, ArgumentParser
+from argparse import ArgumentError
 from pathlib import Path
 
+from halo_ray.arguments import JobParser
 from halo_ray.config import parse_config
 from halo_ray.data.classes import class_set
 from halo_ray.data.manifest import SPLITS, known_labels, list_splits, pool_mask
-from halo_ray.data_report import as_json, as_text, write_pictures
+from halo_ray.data_report import JSON_KEYS, as_json, as_text, check_pictures, write_pictures
 from halo_ray.errors import InputError
 from halo_ray.job import exit_code
+from halo_ray.json_file import check_replaceable, write_json_file
 from halo_ray.pipeline import inspect_splits
+from halo_ray.root import check_root
 from halo_ray.runtime import ray_session
-from halo_ray.secret import redacted
+from halo_ray.secret import shown
 from halo_ray.storage import Storage
 
 PRESETS = Path(__file__).parent / "presets"
@@ -38,18 +40,19 @@ def inspect(arguments: list[str]) -> None:
     arguments, file = _json_file(arguments)
     config = parse_config(arguments, PRESETS)
     storage, classes = Storage(config.output_dir), class_set(config.data.class_set)
-    storage.check_writable()
+    check_root(storage, "experiment")
+    check_pictures(storage)
+    if file is not None:
+        check_replaceable(file, JSON_KEYS)
     listed = list_splits(config.data, config.data_root, config.seed)
+    storage.check_writable()
     with ray_session(config.execution):
         splits, inspection = inspect_splits(listed, classes, config.execution, known_too=SPLITS)
     print(as_text(inspection, classes))
     if file is not None:
-        try:
-            Path(file).write_text(json.dumps(as_json(inspection, classes), indent=1, ensure_ascii=False) + "\n")
-        except OSError as error:
-            raise InputError(f"--json {file} cannot be written: {error.strerror}") from error
+        write_json_file(file, as_json(inspection, classes))
     for name in write_pictures(splits, inspection, classes, storage):
-        print(redacted(f"{config.output_dir}/{name}"))
+        print(f"{shown(config.output_dir)}/{name}")
     inspection.settle(config.data.on_bad_record)
     known_labels(config.data, config.data_root, splits.pool)
     pool_mask(config.acquisition.never, config.data_root, splits.pool)
@@ -57,7 +60,7 @@ def inspect(arguments: list[str]) -> None:
 
 def _json_file(arguments: list[str]) -> tuple[list[str], str | None]:
     """The arguments without --json, and what it names."""
-    parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser = JobParser(add_help=False, exit_on_error=False)
     parser.add_argument("--json")
     try:
         mine, rest = parser.parse_known_args(arguments)

@@ -4,23 +4,26 @@
     python jobs/predict.py s3://BUCKET/EXPERIMENT/rounds/003/checkpoint s3://BUCKET/images s3://BUCKET/out --overlay
 
 The first argument is a checkpoint, or an experiment, whose best model is taken. Every image gets OUT/NAME.png: class
-numbers at the image's own size, with a palette to look at. Exit code 0: written, and images that cannot be read are
-named; 2: something must be mended first.
+numbers at the image's own size, with a palette to look at. Nothing is overwritten but class maps of this job. Exit code
+0: written, and images that cannot be read, or whose class map cannot be written, are named; 2: something must be fixed
+first.
 """
 
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
+from halo_ray.arguments import JobParser
+from halo_ray.bounds import Range
+from halo_ray.data.listing import MAX_SIDE
 from halo_ray.errors import InputError
-from halo_ray.execution import ExecutionConfig
+from halo_ray.execution import MOST_PROCESSES, ExecutionConfig
 from halo_ray.job import exit_code
 from halo_ray.predict_images import predict_images
 from halo_ray.runtime import ray_session
-from halo_ray.secret import redacted
+from halo_ray.secret import redacted, shown
 
 
 def main(arguments: list[str]) -> int:
-    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = JobParser(description=__doc__)
     parser.add_argument("checkpoint", help="directory or URI of a checkpoint or of an experiment")
     parser.add_argument("images", help="directory or URI with images, or a single file")
     parser.add_argument("out", help="directory or URI for the class maps")
@@ -47,17 +50,17 @@ def run(
     max_actors: int,
     ray_address: str | None,
 ) -> None:
-    if size is not None and min(size) < 1:
-        raise InputError(f"--size is {size[0]} {size[1]}: both must be at least 1")
+    Range(1, MAX_SIDE).check("--size", size)
+    Range(0, MOST_PROCESSES).check("--max-actors", max_actors)
     execution = ExecutionConfig(device=device, max_actors=max_actors, ray_address=ray_address, num_workers=0)
-    shown = None if size is None else (size[0], size[1])
+    resized = None if size is None else (size[0], size[1])
     with ray_session(execution):
-        problems = predict_images(checkpoint, images, out, execution, size=shown, flip=not no_flip, overlay=overlay)
+        problems = predict_images(checkpoint, images, out, execution, size=resized, flip=not no_flip, overlay=overlay)
     for problem in problems:
         print(redacted(problem["problem"]), flush=True)
     if problems and on_bad_record == "fail":
         raise InputError(f"{len(problems)} images could not be predicted; the others lie below {out}")
-    print(f"Class maps: {redacted(out)}")
+    print(f"Class maps: {shown(out)}")
 
 
 if __name__ == "__main__":

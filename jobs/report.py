@@ -10,15 +10,15 @@ written, the last line says where; 2: something must be mended first.
 """
 
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
+from halo_ray.arguments import JobParser
 from halo_ray.job import exit_code
 from halo_ray.report.write import report
-from halo_ray.secret import redacted
+from halo_ray.secret import shown
 
 
 def main(arguments: list[str]) -> int:
-    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = JobParser(description=__doc__)
     parser.add_argument(
         "experiment", nargs="+", help="directory or URI of an experiment, its output_dir, or of a sweep"
     )
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
 
     def work() -> None:
         page = report(options.experiment, options.out, own_functions=options.own_functions, data_root=options.data_root)
-        print(f"Report: {redacted(page)}")
+        print(f"Report: {shown(page)}")
 
     return exit_code(work)
 

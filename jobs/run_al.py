@@ -18,7 +18,7 @@ from halo_ray.experiment import run_experiment
 from halo_ray.job import exit_code
 from halo_ray.planning.plan import plan_experiment, plan_text
 from halo_ray.results import read_metrics, table
-from halo_ray.secret import redacted
+from halo_ray.secret import shown
 from halo_ray.storage import Storage
 
 PLAN = "--plan"
@@ -35,11 +35,11 @@ def run(arguments: list[str]) -> None:
         print(plan_text(plan_experiment(config)))
         return
     if (rounds := finished_rounds(config)) is not None:
-        print(f"{redacted(config.output_dir)} is finished after {rounds} rounds; nothing is left to do.")
+        print(f"{shown(config.output_dir)} is finished after {rounds} rounds; nothing is left to do.")
         print(table(read_metrics(Storage(config.output_dir))))
     else:
         print(table(run_experiment(config)))
-        print(f"Results: {redacted(config.output_dir)}")
+        print(f"Results: {shown(config.output_dir)}")
 
 
 if __name__ == "__main__":

@@ -19,14 +19,16 @@ sentence says what.
 """
 
 import sys
-from argparse import ArgumentError, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentError, Namespace
 from dataclasses import replace
 from pathlib import Path
 
+from halo_ray.arguments import JobParser
 from halo_ray.config import parse_config
 from halo_ray.errors import InputError
 from halo_ray.job import exit_code
-from halo_ray.secret import redacted
+from halo_ray.place import parse
+from halo_ray.secret import shown
 from halo_ray.sweep.results import table
 from halo_ray.sweep.run import run_study, run_sweep
 from halo_ray.sweep.space import SearchSpace
@@ -47,21 +49,23 @@ def sweep(arguments: list[str]) -> None:
         raise InputError("--seed means nothing to a sweep, whose seeds are 0, 1, ...: say how many with --seeds")
     base = parse_config(rest, PRESETS)
     if not any(option.partition("=")[0] == "--output_dir" for option in rest):
-        place, mark, options_of_store = base.output_dir.partition("?")
-        base = replace(base, output_dir=f"{place}-sweep{mark}{options_of_store}")  # there, an experiment may lie
+        place = parse(base.output_dir)
+        path = place.path.rstrip("/")
+        beside = f"{path}-sweep" if path else "/sweep"  # a suffix would name another bucket
+        base = replace(base, output_dir=place.with_path(beside))  # in output_dir itself, an experiment may lie
     how = SweepConfig(options.scheduler, options.max_concurrent_trials)
     if (file := _study(options, rest)) is not None:
         study = read_study(file, base)
-        print(f"{len(study.points())} trials in {redacted(base.output_dir)}", flush=True)
+        print(f"{len(study.points())} trials in {shown(base.output_dir)}", flush=True)
         print(study_text(run_study(base, study, how)))
-        print(f"Results: {redacted(base.output_dir)}")
+        print(f"Results: {shown(base.output_dir)}")
         return
     seeds = 1 if options.seeds is None else options.seeds
     space = SearchSpace.of(base, options.curvature, options.budget, options.acquisition, seeds)
-    print(f"{len(space.points())} trials in {redacted(base.output_dir)}", flush=True)
+    print(f"{len(space.points())} trials in {shown(base.output_dir)}", flush=True)
     cells = run_sweep(base, space, how)
     print(table(cells, space))
-    print(f"Results: {redacted(base.output_dir)}")
+    print(f"Results: {shown(base.output_dir)}")
 
 
 def _study(options: Namespace, rest: list[str]) -> Path | None:
@@ -73,7 +77,7 @@ def _study(options: Namespace, rest: list[str]) -> Path | None:
         raise InputError(f"--study {options.study} says what is tried, and --{crossed[0]} too: leave one of them out")
     if crossed:
         return None
-    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = JobParser(add_help=False)
     parser.add_argument("--preset", action="append", default=[])
     presets = parser.parse_known_args(rest)[0].preset
     own = [file for preset in presets if (file := PRESETS / "studies" / f"{preset}.yaml").is_file()]
@@ -85,9 +89,7 @@ def _study(options: Namespace, rest: list[str]) -> Path | None:
 
 def _parse(arguments: list[str]) -> tuple[Namespace, list[str]]:
     """The options of a sweep, and those of run_al.py."""
-    parser = ArgumentParser(
-        description=__doc__, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False, exit_on_error=False
-    )
+    parser = JobParser(description=__doc__, exit_on_error=False)
     parser.add_argument("--curvature", type=float, nargs="+", default=[], help="values of model.curvature")
     parser.add_argument("--budget", type=float, nargs="+", default=[], help="values of acquisition.budget")
     parser.add_argument("--acquisition", nargs="+", default=[], help="acquisition functions; random is added")

@@ -17,9 +17,12 @@ import pyarrow as pa
 from PIL import Image
 from ray_head import ROOT
 
+from halo_ray.annotations.folder import folder
 from halo_ray.data.classes import class_set
 from halo_ray.data.listing import MANIFEST
 from halo_ray.data.synthetic import render_scene
+from halo_ray.root import begin_root
+from halo_ray.stages import BEGIN, Stages
 from halo_ray.storage import Storage
 
 CLASSES = class_set("synthetic")
@@ -52,17 +55,22 @@ def ask(directory: Path, regions: int) -> Round:
         rows.append({"image_id": f"scene/{number}", "image_uri": str(path), "height": HEIGHT, "width": WIDTH})
     storage.write_checked_table("manifests/pool.parquet", pa.Table.from_pylist(rows, MANIFEST))
     storage.write_sealed("classes.json", json.loads(json.dumps(asdict(CLASSES))))
-    storage.write_sealed("stages/pretrain.json", {"stage": "pretrain", "seconds": 1.0, "result": {}})
+    begin_root(storage, "experiment")
+    sealed_files = ["classes.json", "manifests/pool.parquet", "manifests/pool.parquet.sha256"]
+    Stages(storage).commit(BEGIN, "asked", {}, sealed_files, 0.0)
+    Stages(storage).run("pretrain", dict)
     chance, truth, lines = np.random.default_rng(0), {}, []
-    for number in range(1, regions + 1):
+    places = chance.choice(HEIGHT * WIDTH, regions, replace=False)
+    for number, place in enumerate(places.tolist(), start=1):
         image_id = f"scene/{number * FRAMES // (regions + 1)}"
-        y, x, guess = int(chance.integers(HEIGHT)), int(chance.integers(WIDTH)), int(chance.integers(11))
+        (y, x), guess = divmod(place, WIDTH), int(chance.integers(11))
         region_id = f"r1-{number}-{number:04x}"
         truth[region_id] = CLASSES.classes[labels[image_id][y, x]]
         why = {"score": 0.5, "radius": 1.5, "entropy": 0.25, "guess": CLASSES.classes[guess], "probability": 0.4}
-        lines.append({"id": region_id, "image": image_id, "y": y, "x": x, "r": 1, "why": why})
+        lines.append({"id": region_id, "image": image_id, "y": y, "x": x, "r": 1, "pixels": 9, "why": why})
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    storage.write("requests/round-001/requests.jsonl", text.encode())
+    folder(storage, 1).write_checksum("requests.jsonl", text.encode())
+    folder(storage, 1).write("requests.jsonl", text.encode())
     return Round(storage, truth)
 
 

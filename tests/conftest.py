@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -16,10 +18,16 @@ import ray
 from PIL import Image
 from small_experiments import small_config
 
+from halo_ray import stored_config
 from halo_ray.benchmarks.object_store import CREDENTIALS, ObjectStore, object_store
-from halo_ray.config import Config
+from halo_ray.checkpoint import load_model
+from halo_ray.config import Config, config_from_yaml
 from halo_ray.data.synthetic import CLASSES, render_scene
 from halo_ray.execution import ExecutionConfig
+from halo_ray.models.build import MODEL_FILE, WEIGHTS_FILE
+from halo_ray.models.segmenter import Segmenter
+from halo_ray.storage import Storage
+from halo_ray.verification import checkpoints
 
 ROOT = Path(__file__).parents[1]
 SIZES = {"day": (64, 96), "night": (72, 100), "check": (64, 96)}
@@ -114,6 +122,24 @@ def experiment(cluster: None, dataset: Path, tmp_path_factory: pytest.TempPathFa
     config = replace(config, execution=execution)
     run_experiment(config)
     return config
+
+
+@pytest.fixture(scope="session")
+def built_once() -> Iterator[None]:
+    """Verification builds a network, and reads a configuration, once for each content: that takes most of its time."""
+    built: dict[str, Segmenter] = {}
+
+    def load_once(storage: Storage, name: str) -> Segmenter:
+        files = [storage.read(f"{name}/{file}") for file in (MODEL_FILE, WEIGHTS_FILE)]
+        key = hashlib.sha256(b"".join(files)).hexdigest()
+        if key not in built:
+            built[key] = load_model(storage, name)
+        return built[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints, "load_model", load_once)
+        patch.setattr(stored_config, "config_from_yaml", cache(config_from_yaml))
+        yield
 
 
 @pytest.fixture

@@ -16,13 +16,14 @@ import pyarrow.parquet as pq
 
 from halo_ray.annotations.ledger import LEDGER, Ledger
 from halo_ray.candidates import FILES
-from halo_ray.storage import Storage, round_directory
+from halo_ray.storage import Storage, round_directory, sha256
 
 Change = Callable[[Any], Any]
 
 ROUND_STAGES = "score", "select", "annotate", "train", "control", "evaluate", "record"
 
 ORDER = (
+    "begin",
     "pretrain",
     *(f"rounds/000/{stage}" for stage in ("evaluate", "record")),
     *(f"rounds/{number:03d}/{stage}" for number in (1, 2) for stage in ROUND_STAGES),
@@ -51,10 +52,21 @@ def flip(storage: Storage, name: str) -> None:
 
 
 def reseal(storage: Storage, name: str, change: Change) -> None:
-    """Changes the value of a sealed JSON file and its digest."""
+    """Changes the value of a sealed JSON file and its digest, and what markers say of it."""
     value = storage.read_sealed(name)
     change(value)
     storage.write_sealed(name, value)
+    remark(storage, name)
+
+
+def remark(storage: Storage, name: str) -> None:
+    """Puts the digest of a file as it is now into the marker that seals it."""
+    for file in storage.tree("stages"):
+        if file.endswith(".json") and file != name:
+            marker = storage.read_sealed(file)
+            if name in marker.get("files", {}):
+                marker["files"][name] = sha256(storage.read(name))
+                storage.write_sealed(file, marker)
 
 
 def rejson(storage: Storage, name: str, change: Change) -> None:
@@ -62,6 +74,7 @@ def rejson(storage: Storage, name: str, change: Change) -> None:
     value = storage.read_json(name)
     change(value)
     storage.write_json(name, value)
+    remark(storage, name)
 
 
 def rewrite_ledger(storage: Storage, number: int, change: Callable[[pa.Table], pa.Table]) -> None:
@@ -70,6 +83,8 @@ def rewrite_ledger(storage: Storage, number: int, change: Callable[[pa.Table], p
     pq.write_table(change(storage.read_table(Ledger.file(number))).cast(LEDGER), buffer)
     storage.write(Ledger.file(number), buffer.getvalue())
     storage.write_checksum(Ledger.file(number), buffer.getvalue())
+    for name in (Ledger.file(number), Ledger.checksum_file(number)):
+        remark(storage, name)
 
 
 def candidates(storage: Storage, number: int, function: str) -> str:

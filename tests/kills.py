@@ -53,7 +53,7 @@ OPTIONS = (
     "--execution.storage_seconds=10",
 )
 
-SECONDS = 400
+SECONDS = 600
 """In which a run ends, also one that was disturbed."""
 
 

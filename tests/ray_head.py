@@ -21,7 +21,7 @@ from ray._private.services import get_node_ip_address
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-SECONDS = 300
+SECONDS = 600
 
 LOOK_EVERY = 2.0
 """Seconds between two looks at a cluster through Ray's command line, each of which starts a Python of its own."""

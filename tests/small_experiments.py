@@ -84,6 +84,11 @@ def tree(directory: str | Path) -> dict[str, str]:
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+def kept(directory: str | Path) -> dict[str, str]:
+    """The same without the locks, of which every run adds one."""
+    return {name: digest for name, digest in tree(directory).items() if not name.startswith("lock/")}
+
+
 def entries(store: str | Path) -> Counter[str]:
     """How many results there are of each stage."""
     return Counter(path.parent.name.rpartition("-")[0] for path in Path(store).glob("*/stage.json"))

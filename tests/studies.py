@@ -36,6 +36,8 @@ FOUR = {
     },
 }
 
+ONE = {"variants": {"halo": {}}, "tables": {"main": {"variants": ["halo"], "seeds": 1, "reference": "halo"}}}
+
 
 def written(tmp_path: Path, tree: object) -> Path:
     file = tmp_path / "study.yaml"

@@ -7,8 +7,17 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from halo_ray.candidates import CANDIDATES, ReadCandidates, candidate_files, complete, read_candidates
+from halo_ray.candidates import (
+    CANDIDATES,
+    ReadCandidates,
+    candidate_files,
+    clear_attempts,
+    complete,
+    new_attempt,
+    read_candidates,
+)
 from halo_ray.errors import InputError
+from halo_ray.selection import drop_maps, map_name
 from halo_ray.storage import Storage
 
 
@@ -61,6 +70,21 @@ def test_a_file_that_is_gone_is_told(storage: Storage) -> None:
         ReadCandidates(storage)(candidate_files(storage, "all")[1])
 
 
-def test_directories_of_earlier_versions_have_no_list(storage: Storage) -> None:
-    storage.delete("all/_files.json")
-    assert [read_candidates(storage, file).num_rows for file in candidate_files(storage, "all")] == [50] * 3
+def test_only_directories_of_attempts_are_cleared(storage: Storage) -> None:
+    theirs = ["mine", "0123456", "012345678", "0123ABCD", "0123abcd.old"]
+    for kind in ("candidates", "problems"):
+        for name in (*theirs, new_attempt(), new_attempt()):
+            storage.write(f"rounds/001/{kind}/{name}/x", b"x")
+        storage.write(f"rounds/001/{kind}/0123abcd", b"a file")
+    clear_attempts(storage, "rounds/001")
+    for kind in ("candidates", "problems"):
+        assert storage.directories(f"rounds/001/{kind}") == sorted(theirs)
+        assert storage.files(f"rounds/001/{kind}") == [f"rounds/001/{kind}/0123abcd"]
+
+
+def test_only_maps_of_the_pool_are_dropped(storage: Storage) -> None:
+    ids, theirs = ["a/b", "c", "d"], ["notes.txt", "other.npz", "c.npz.old"]
+    for name in (*map(map_name, ids), *theirs):
+        storage.write(f"maps/{name}", b"x")
+    drop_maps(storage, "maps", ids, keep=["c"])
+    assert storage.files("maps") == sorted(f"maps/{name}" for name in (map_name("c"), *theirs))

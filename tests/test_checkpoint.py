@@ -99,12 +99,12 @@ def test_loading_leaves_random_numbers_of_the_weights_file_alone(whole: Path) ->
     assert equal(dict(load_model(storage, "whole").state_dict()), dict(one.state_dict()))
 
 
-def test_a_checkpoint_replaces_all_of_an_older_one(copy: Path) -> None:
+def test_a_checkpoint_replaces_an_older_one_and_nothing_else(copy: Path) -> None:
     (copy / "left.txt").touch()
     before = load_file(copy / "model.safetensors")
     model, optimizers = trained(replace(SMALL, hfr="off"))
     write(Storage(str(copy.parent)), "copy", replace(SMALL, hfr="off"), model, optimizers)
-    assert sorted(file.name for file in copy.iterdir()) == FILES
+    assert sorted(file.name for file in copy.iterdir()) == sorted([*FILES, "left.txt"])
     assert load_file(copy / "model.safetensors").keys() < before.keys()
 
 
@@ -113,8 +113,9 @@ def test_a_checkpoint_replaces_all_of_an_older_one(copy: Path) -> None:
 def test_one_that_was_interrupted_has_no_state(
     writes: int, over_another: bool, copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    storage, left, (model, optimizers) = Storage(str(copy.parent)), [None] * writes, trained()
-    original = Storage.write
+    other = replace(SMALL, hfr="off")
+    storage, left, (model, optimizers) = Storage(str(copy.parent)), [None] * writes, trained(other)
+    original = Storage.commit
 
     def failing(self: Storage, name: str, data: bytes) -> None:
         if not left:
@@ -122,10 +123,10 @@ def test_one_that_was_interrupted_has_no_state(
         left.pop()
         original(self, name, data)
 
-    monkeypatch.setattr(Storage, "write", failing)
+    monkeypatch.setattr(Storage, "commit", failing)
     name = "copy" if over_another else "new"
     with pytest.raises(OSError, match="killed"):
-        write(storage, name, SMALL, model, optimizers)
+        write(storage, name, other, model, optimizers)
     assert load_state(storage, name) is None
 
 

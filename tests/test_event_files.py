@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from events import crc32c, scalars
 
+from halo_ray.errors import InputError
 from halo_ray.event_files import EventFiles
 from halo_ray.storage import Storage
 
@@ -68,3 +69,13 @@ def test_a_run_that_goes_on_keeps_what_was_written_before(storage: Storage) -> N
     found = [entry for data in contents(storage, "rounds") for entry in scalars(data)]
     assert sorted(found) == sorted(expected(VALUES))
     assert [scalars(data) for data in contents(storage, "control")] == [[(7, "loss", 1.0)]]
+
+
+@pytest.mark.parametrize("link", ["tensorboard", "tensorboard/rounds"])
+def test_no_link_is_followed(tmp_path: Path, link: str) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "run" / link).parent.mkdir(parents=True)
+    (tmp_path / "run" / link).symlink_to(tmp_path / "theirs")
+    with pytest.raises(InputError, match=f"{link} is a link"):
+        EventFiles(Storage(str(tmp_path / "run")), "rounds")
+    assert not any((tmp_path / "theirs").iterdir())

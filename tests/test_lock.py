@@ -14,12 +14,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from halo_ray import lock
+from halo_ray.atomic import unfinished_owner
 from halo_ray.errors import InputError
 from halo_ray.lock import Process, locked
+from halo_ray.root import begin_root
 from halo_ray.storage import Storage, sealed
 
 LONG = 300.0
@@ -56,8 +59,8 @@ def storage(tmp_path: Path) -> Storage:
 
 @pytest.fixture
 def begun(storage: Storage) -> Storage:
-    """One that a stage was done in, so that its locks are kept."""
-    storage.write("stages/pretrain.json", b"{}")
+    """One that is an experiment, so that its locks are kept."""
+    begin_root(storage, "experiment")
     return storage
 
 
@@ -82,18 +85,18 @@ def holder(storage: Storage, seconds: float) -> Iterator[subprocess.Popen[str]]:
 def elsewhere(storage: Storage, number: int = 1, beat: int = 0, *, released: bool = False, seconds: float = 0) -> None:
     """Writes the lock of a process of another machine."""
     process = asdict(replace(Process.own(), host="elsewhere"))
-    content = {"run": "x", "process": process, "seconds": seconds, "beat": beat, "released": released}
+    content = {"run": "x", "unclean": [], "process": process, "seconds": seconds, "beat": beat, "released": released}
     storage.write(f"lock/{number:08d}.json", sealed(content))
 
 
-def taken(storage: Storage, seconds: float = LONG) -> tuple[float, list[str]]:
-    """How long it took to take the lock, and the locks that there were then."""
+def taken(storage: Storage, seconds: float = LONG) -> tuple[float, str]:
+    """How long it took to take the lock, and the last of those that there were then."""
     start = time.monotonic()
     with locked(storage, seconds):
-        return time.monotonic() - start, storage.files("lock")
+        return time.monotonic() - start, storage.files("lock")[-1]
 
 
-def taken_from_a_killed_holder(storage: Storage) -> tuple[float, list[str]]:
+def taken_from_a_killed_holder(storage: Storage) -> tuple[float, str]:
     """As taken, where a process that was killed held the lock."""
     with holder(storage, LONG) as process:
         process.kill()
@@ -124,23 +127,51 @@ def test_nobody_knows_of_processes_elsewhere(change: dict[str, str]) -> None:
 
 
 def test_a_lock_whose_holder_was_killed_is_taken_over_at_once(begun: Storage) -> None:
-    waited, locks = taken_from_a_killed_holder(begun)
+    waited, last = taken_from_a_killed_holder(begun)
     assert waited < 5
-    assert locks == ["lock/00000002.json"]
+    assert last == "lock/00000002.json"
 
 
 def test_a_lock_that_was_given_back_is_free_and_numbers_go_on(begun: Storage) -> None:
     for number in (1, 2, 3):
-        assert taken(begun)[1] == [f"lock/{number:08d}.json"]
+        assert taken(begun)[1] == f"lock/{number:08d}.json"
 
 
-def test_who_takes_the_lock_deletes_what_a_killed_holder_was_writing(begun: Storage) -> None:
-    left = "rounds/001/picks.parquet.0123.tmp", "plan.json.4567.tmp"
-    others = "lock/00000001.json.89ab.tmp", "write-test-cdef.0123.tmp", "rounds/001/picks.parquet"
+def test_who_takes_the_lock_deletes_what_killed_holders_were_writing_and_nothing_else(begun: Storage) -> None:
+    unfinished, runs = ".halo_ray-{}-0123456789ab.tmp", []
+    for _ in range(2):  # the second dies before it has cleaned up after the first
+        with holder(begun, LONG) as process:
+            runs.append(begun.read_sealed(begun.files("lock")[-1])["run"])
+            process.kill()
+            process.wait()
+        content = begun.read_sealed(begun.files("lock")[-1])
+        begun.write(begun.files("lock")[-1], sealed({**content, "unclean": runs[:-1]}))
+    outside = Path(begun.root).parent / "outside"
+    outside.mkdir()
+    (Path(begun.root) / "link").symlink_to(outside)
+    left = [unfinished.format(runs[0]), f"rounds/001/{unfinished.format(runs[1])}"]
+    others = [unfinished.format("f" * 16), "notes.tmp", "rounds/001/picks.parquet.0123.tmp", "rounds/001/picks.parquet"]
     for name in left + others:
         begun.write(name, b"ha")
+    (outside / unfinished.format(runs[0])).write_bytes(b"ha")
     with locked(begun, LONG):
-        assert set(begun.tree("")) == {*others, "lock/00000001.json", "stages/pretrain.json"}
+        assert not [name for name in left if begun.exists(name)]
+        assert all(begun.read(name) == b"ha" for name in others)
+    assert [path.read_bytes() for path in outside.iterdir()] == [b"ha"]
+
+
+def test_a_killed_writer_leaves_its_name_on_what_it_was_writing(begun: Storage) -> None:
+    with locked(begun, LONG) as mine:
+        seen: list[str] = []
+
+        class Guard:
+            run = mine.guard.run
+
+            def __call__(self) -> None:
+                seen.extend(name for name in begun.tree("") if unfinished_owner(name))
+
+        begun.guarded(Guard()).write("a/b", b"1")
+        assert [unfinished_owner(name) for name in seen] == [mine.guard.run]
 
 
 def test_where_nothing_was_begun_nothing_is_left(storage: Storage) -> None:
@@ -151,10 +182,8 @@ def test_where_nothing_was_begun_nothing_is_left(storage: Storage) -> None:
 def test_a_number_that_another_run_may_hold_is_not_used_again(storage: Storage) -> None:
     with locked(storage, 0.3) as first:
         # Another run takes it for dead, and ends.
-        storage.write("lock/00000002.json", storage.read("lock/00000001.json"))
-        storage.delete("lock/00000001.json")
-        elsewhere = storage.read_sealed("lock/00000002.json")
-        storage.write_sealed("lock/00000002.json", {**elsewhere, "released": True})
+        content = storage.read_sealed("lock/00000001.json")
+        storage.write("lock/00000002.json", sealed({**content, "released": True}))
         with locked(storage, 0.3):
             pass
         with locked(storage, 0.3), pytest.raises(InputError, match="another run has taken"):
@@ -165,9 +194,9 @@ def test_a_lock_from_elsewhere_is_waited_for_and_then_taken_over(
     begun: Storage, capsys: pytest.CaptureFixture[str]
 ) -> None:
     elsewhere(begun, 7)
-    waited, locks = taken(begun, 1.5)
+    waited, last = taken(begun, 1.5)
     assert 1.5 <= waited < 10
-    assert locks == ["lock/00000008.json"]
+    assert last == "lock/00000008.json"
     said = capsys.readouterr().out
     assert f"{begun.uri}: is held by process {os.getpid()} on elsewhere" in said
     assert "gave no sign of life" in said
@@ -223,7 +252,7 @@ def test_who_was_taken_for_dead_writes_nothing_more(begun: Storage, monkeypatch:
             process.send_signal(signal.SIGCONT)
             _, said = process.communicate("\n", timeout=30)
             mine.write("mine", b"")
-            assert begun.files("lock") == ["lock/00000002.json"]
+            assert begun.files("lock")[-1] == "lock/00000002.json"
     assert "InputError: another run has taken" in said
     assert not begun.exists("late")
     assert begun.exists("mine")
@@ -239,7 +268,9 @@ def test_the_guard_goes_with_the_storage_to_other_processes(begun: Storage) -> N
             lambda: sent.create("y", b""),
             lambda: sent.delete("x"),
             lambda: sent.clear(""),
-            lambda: sent.take(begun, "stages"),
+            lambda: sent.take(begun, "lock"),
+            lambda: sent.commit("w", b""),
+            lambda: sent.commit("x", b"2"),
             lambda: mine.make("z"),
         ):
             with pytest.raises(InputError, match="another run has taken"):
@@ -249,18 +280,18 @@ def test_the_guard_goes_with_the_storage_to_other_processes(begun: Storage) -> N
 
 def test_a_damaged_lock_is_waited_for_too(begun: Storage) -> None:
     begun.write("lock/00000004.json", b"{")
-    waited, locks = taken(begun, 1.0)
+    waited, last = taken(begun, 1.0)
     assert waited >= 1
-    assert locks == ["lock/00000005.json"]
+    assert last == "lock/00000005.json"
 
 
 def test_a_run_of_this_process_that_could_not_give_it_back_is_over(begun: Storage) -> None:
     with locked(begun, LONG):
         content = begun.read("lock/00000001.json")
     begun.write("lock/00000001.json", content)  # as if it had not been given back
-    waited, locks = taken(begun)
+    waited, last = taken(begun)
     assert waited < 5
-    assert locks == ["lock/00000002.json"]
+    assert last == "lock/00000002.json"
 
 
 def test_what_is_in_its_way_is_named(begun: Storage) -> None:
@@ -279,8 +310,72 @@ def test_of_many_that_want_it_one_at_a_time_has_it(begun: Storage) -> None:
 
 def test_it_works_on_object_stores(s3) -> None:
     storage = Storage(s3.uri("locked/run"))
-    storage.write("stages/pretrain.json", b"{}")
-    waited, locks = taken_from_a_killed_holder(storage)
+    begin_root(storage, "experiment")
+    waited, last = taken_from_a_killed_holder(storage)
     assert waited < 10
-    assert locks == ["lock/00000002.json"]
+    assert last == "lock/00000002.json"
     assert storage.read_sealed("lock/00000002.json")["released"] is True
+
+
+@pytest.mark.parametrize("place", ["local", "s3"])
+def test_a_guard_asks_by_one_request_and_lists_nothing(
+    place: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = str(tmp_path / "run") if place == "local" else request.getfixturevalue("s3").uri("asked/run")
+    storage = Storage(uri)
+    begin_root(storage, "experiment")
+    with locked(storage, LONG) as mine:
+        asked = []
+        for way in ("exists", "files", "tree", "directories", "_info", "read"):
+            monkeypatch.setattr(Storage, way, lambda self, *_, way=way: asked.append(way))
+        there = Storage.is_there
+        monkeypatch.setattr(Storage, "is_there", lambda self, name: asked.append(name) or there(self, name))
+        mine.guard()
+    assert asked[0] == "lock/00000002.json"
+    assert asked[1:2] == [] or asked[1] != "lock/00000002.json"
+
+
+def test_every_attempt_at_a_write_asks_for_the_lock(begun: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that fails for a while, as on a full disk, and by then somebody else holds the lock."""
+    tries = []
+
+    def full(*_: object) -> None:
+        tries.append(time.monotonic())
+        if len(tries) == 3:
+            elsewhere(begun, 2)
+        if len(tries) < 4:
+            raise OSError(28, "No space left on device")
+
+    with locked(Storage(begun.uri, patience=60), LONG) as mine:
+        monkeypatch.setattr("os.fsync", full)
+        with pytest.raises(InputError, match="another run has taken"):
+            mine.write("late", b"")
+        monkeypatch.undo()
+    assert len(tries) >= 4
+    assert not begun.exists("late")
+
+
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN], ids=["foreground", "background"])
+def test_a_heartbeat_that_fails_ends_the_run(begun: Storage, monkeypatch: pytest.MonkeyPatch, handler: Any) -> None:
+    whole, before = lock._Lock._file, signal.signal(signal.SIGINT, handler)
+
+    def broken(self: lock._Lock, **how: bool) -> bytes:
+        if threading.current_thread() is threading.main_thread():
+            return whole(self, **how)
+        raise RuntimeError("cannot start")
+
+    def work() -> None:
+        with locked(begun, 0.6) as mine:
+            monkeypatch.setattr(lock._Lock, "_file", broken)
+            while time.monotonic() - start < 30:
+                time.sleep(0.05)
+            mine.write("late", b"")
+
+    start = time.monotonic()
+    try:
+        with pytest.raises(InputError, match=r"no sign of life can be given.*cannot start"):
+            work()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert time.monotonic() - start < 20
+    assert not begun.exists("late")

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from rewritten import begin_stages
 
 from halo_ray.errors import InputError
 from halo_ray.filesystems import resolve
@@ -166,44 +167,49 @@ class Work:
         return {"checkpoint": "x", "loss": 0.1, "calls": len(self.calls)}
 
 
-def test_a_stage_runs_once_and_its_result_is_read_back_even_by_another_process(storage: Storage) -> None:
+@pytest.fixture
+def begun(storage: Storage) -> Storage:
+    return begin_stages(storage)
+
+
+def test_a_stage_runs_once_and_its_result_is_read_back_even_by_another_process(begun: Storage) -> None:
     work = Work()
-    first = Stages(storage).run("rounds/001/train", work, 1, key="a")
-    again = Stages(Storage(storage.uri)).run("rounds/001/train", work, 2, key="b")
+    first = Stages(begun).run("rounds/001/train", work, 1, key="a")
+    again = Stages(Storage(begun.uri)).run("rounds/001/train", work, 2, key="b")
     assert first == again == {"checkpoint": "x", "loss": 0.1, "calls": 1}
     assert work.calls == [((1,), {"key": "a"})]
-    assert Stages(storage).done("rounds/001/train")
-    assert not Stages(storage).done("rounds/001")
-    assert 0 <= Stages(storage).seconds("rounds/001/train") < 10
+    assert Stages(begun).done("rounds/001/train")
+    assert not Stages(begun).done("rounds/001")
+    assert 0 <= Stages(begun).seconds("rounds/001/train") < 10
 
 
 @pytest.mark.parametrize("result", [None, 0, [], ""])
-def test_a_stage_without_a_result_is_done_too(storage: Storage, result: object) -> None:
+def test_a_stage_without_a_result_is_done_too(begun: Storage, result: object) -> None:
     calls = []
     for _ in range(2):
-        assert Stages(storage).run("x", lambda: (calls.append(1), result)[1]) == result
+        assert Stages(begun).run("x", lambda: (calls.append(1), result)[1]) == result
     assert calls == [1]
 
 
-def test_a_stage_that_raises_leaves_no_marker_and_runs_again(storage: Storage) -> None:
+def test_a_stage_that_raises_leaves_no_marker_and_runs_again(begun: Storage) -> None:
     work = Work()
     with pytest.raises(RuntimeError, match="killed"):
-        Stages(storage).run("x", work, fail=True)
-    assert not Stages(storage).done("x")
-    assert Stages(storage).run("x", work)["calls"] == 2
+        Stages(begun).run("x", work, fail=True)
+    assert not Stages(begun).done("x")
+    assert Stages(begun).run("x", work)["calls"] == 2
 
 
-def test_a_marker_that_cannot_be_written_whole_is_no_marker(storage: Storage) -> None:
+def test_a_marker_that_cannot_be_written_whole_is_no_marker(begun: Storage) -> None:
     with full_after(1 << 20), pytest.raises(StorageError, match="large"):
-        Stages(storage).run("x", lambda: "a" * (2 << 20))
-    assert not Stages(storage).done("x")
+        Stages(begun).run("x", lambda: "a" * (2 << 20))
+    assert not Stages(begun).done("x")
 
 
-def test_a_damaged_marker_is_named_and_the_stage_not_run(storage: Storage) -> None:
+def test_a_damaged_marker_is_named_and_the_stage_not_run(begun: Storage) -> None:
     work = Work()
-    Stages(storage).run("x", work)
-    assert json.loads(storage.read("stages/x.json"))["result"]["calls"] == 1
-    storage.write("stages/x.json", b"{")
+    Stages(begun).run("x", work)
+    assert json.loads(begun.read("stages/x.json"))["result"]["calls"] == 1
+    begun.write("stages/x.json", b"{")
     with pytest.raises(InputError, match=r"stages/x\.json"):
-        Stages(storage).run("x", work)
+        Stages(begun).run("x", work)
     assert len(work.calls) == 1

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from halo_ray.benchmarks.object_store import ObjectStore
+from halo_ray.errors import InputError
 from halo_ray.storage import Storage
 
 Place = Callable[[str], Storage]
@@ -46,6 +48,41 @@ def test_a_directory_of_a_storage_is_one(place: Place, name: str) -> None:
     assert whole.below(name).read("y") == b"above"
     assert whole.below(name).files("") == ["y"]
     assert Storage(whole.below(name).uri).read("y") == b"above"  # as in another process
+
+
+@pytest.mark.parametrize(("link", "below"), [("a", "a"), ("a", "a/b/c"), ("a/b", "a/b/c"), ("a/b/c/d", "a/b/c")])
+def test_no_link_between_the_topmost_directory_and_a_file_is_followed(tmp_path: Path, link: str, below: str) -> None:
+    theirs = tmp_path / "theirs"
+    for directory in (".", "b/c/d", "c/d", "d"):
+        (theirs / directory).mkdir(parents=True, exist_ok=True)
+        (theirs / directory / "x").write_bytes(b"theirs")
+    (tmp_path / "top" / link).parent.mkdir(parents=True)
+    (tmp_path / "top" / link).symlink_to(theirs)
+    (tmp_path / "named").symlink_to("top")  # the directory itself may be a link
+    whole = Storage(str(tmp_path / "named"))
+    storage, before = whole.below(below), sorted(theirs.rglob("*"))
+    changes: list[Callable[[Storage], object]] = [
+        lambda own: own.write("d/x", b"ours"),
+        lambda own: own.create("d/new", b"ours"),
+        lambda own: own.commit("d/x", b"ours"),
+        lambda own: own.delete("d/x"),
+        lambda own: own.clear("d"),
+        lambda own: own.make("d/new"),
+    ]
+    if link.endswith("d"):
+        changes.remove(changes[4])  # which deletes the link itself
+    for change in changes:
+        for own in (storage, pickle.loads(pickle.dumps(storage)), storage.below("."), Storage(whole.uri).below(below)):
+            with pytest.raises(InputError, match=f"{link} is a link"):
+                change(own)
+    assert sorted(theirs.rglob("*")) == before
+    assert {file.read_bytes() for file in before if file.is_file()} == {b"theirs"}
+    whole.write("beside", b"ours")
+
+
+def test_no_directory_lies_outside_of_the_one_above(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="outside"):
+        Storage(str(tmp_path / "a")).below("../b")
 
 
 @pytest.mark.parametrize("directory", ["what?", "a?b=c&d", "100%", "a%20b", "#1", "a b", "köln", "s3:", "a\\b"])

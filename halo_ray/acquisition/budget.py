@@ -7,13 +7,19 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from halo_ray.acquisition.scores import acquisition
 from halo_ray.acquisition.threshold import Sequences
+from halo_ray.bounds import Range, check_ranges
 from halo_ray.errors import InputError
+
+MOST_ROUNDS, LARGEST_REGION, LARGEST_WINDOW = 10_000, 1000, 65_536
+
+BUDGET = Range(1e-15, 1e15)
+Cap = Annotated[float, Range(1, 1e6, infinite=True)]
 
 
 @dataclass(frozen=True)
@@ -23,28 +29,28 @@ class AcquisitionConfig:
     function: str = "halo"
     """Acquisition function: halo (radius × entropy), entropy, radius, margin, least_confidence, random, ripu,
     hyperbolic_impurity, or the dotted path of your own (package.module.function)."""
-    budget: float = 0.002
+    budget: Annotated[float, BUDGET] = 0.002
     """What is bought over all rounds, in units of budget_unit."""
     budget_unit: Literal["share", "pixels", "regions"] = "share"
     """share of all pool pixels (above 0, at most 1), number of pixels, or number of regions (clicks)."""
-    rounds: int = 3
+    rounds: Annotated[int, Range(1, MOST_ROUNDS)] = 3
     """Number of rounds."""
     scope: Literal["pool", "image"] = "pool"
     """pool: the best regions of the whole pool; image: the same number in every image (paper)."""
-    region_radius: int = 1
+    region_radius: Annotated[int, Range(0, LARGEST_REGION)] = 1
     """r in pixels: a region is the (2r+1)² square around its pixel and is labelled pixel by pixel."""
-    exclusion_radius: int = 5
+    exclusion_radius: Annotated[int, Range(0, LARGEST_WINDOW)] = 5
     """e in pixels: no other region is centred in the (2e+1)² square around a bought one."""
-    image_cap: float = 8.0
+    image_cap: Cap = 8.0
     """Scope pool: the most regions of one image in one round, in multiples of its fair share."""
     sequence: str | None = None
     """Scope pool: regular expression whose match in an image id (its first group, if it has one) names the image's
     sequence, for sequence_cap."""
-    sequence_cap: float = 2.0
+    sequence_cap: Cap = 2.0
     """The most regions of one sequence in one round, in multiples of its fair share."""
     never: str | None = None
     """Image below data_root, of the pool images' size; where it is not black nothing is ever picked (ego vehicle)."""
-    beta: float | None = None
+    beta: Annotated[float | None, Range(1e-6, 1e6, infinite=True)] = None
     """Stochastic selection: regions are sampled in proportion to score^beta; .inf takes the best; null: 1 for scope
     pool, .inf for scope image (paper)."""
     normalize: Literal["none", "minmax"] = "none"
@@ -53,25 +59,15 @@ class AcquisitionConfig:
     """Entropy summed over the region, or that of its centre."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "acquisition.")
         unit = self.budget_unit
-        if unit == "share" and not 0 < self.budget <= 1:
+        if unit == "share" and self.budget > 1:
             raise InputError(
                 f"acquisition.budget is {self.budget}: a share of the pool's pixels lies above 0, at most 1; for a "
                 "number of pixels or regions set acquisition.budget_unit"
             )
-        if unit != "share" and not (1 <= self.budget < math.inf and self.budget == int(self.budget)):
+        if unit != "share" and (self.budget < 1 or self.budget != int(self.budget)):
             raise InputError(f"acquisition.budget is {self.budget}: a number of {unit} is whole and at least 1")
-        for key, least in (
-            ("rounds", 1),
-            ("region_radius", 0),
-            ("exclusion_radius", 0),
-            ("image_cap", 1),
-            ("sequence_cap", 1),
-        ):
-            if not getattr(self, key) >= least:
-                raise InputError(f"acquisition.{key} is {getattr(self, key)}: it must be at least {least}")
-        if self.beta is not None and not self.beta > 0:
-            raise InputError(f"acquisition.beta is {self.beta}: it must be above 0 (.inf takes the best regions)")
         acquisition(self.function)
         if self.sequence is not None:
             if self.scope == "image":

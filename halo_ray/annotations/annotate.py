@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from fractions import Fraction
 from typing import Any
 
@@ -13,7 +14,7 @@ from halo_ray.acquisition.threshold import order_keys
 from halo_ray.annotations.ask import Ask, ask, regions_in
 from halo_ray.annotations.folder import RECEIVED, folder_name
 from halo_ray.annotations.ledger import LEDGER, Ledger, places_of, region_count
-from halo_ray.annotations.people import ask_people
+from halo_ray.annotations.people import answers_of_people
 from halo_ray.candidates import CANDIDATES, candidate_files, read_candidates
 from halo_ray.checkpoint import weights_checksum
 from halo_ray.context import Context
@@ -38,12 +39,12 @@ def annotate(context: Context, number: int, selection: str, candidates: str, che
     if not ledger.committed(number):  # what was bought once is not asked again
         model, name = weights_checksum(context.storage, checkpoint), config.annotation.oracle
         requests = _requests(context, number, counts, candidates)
-        if config.annotation.asks_people:
-            requests = ask_people(context, number, requests, model)
+        people = config.annotation.asks_people
         asking = Ask(name, context.classes, config.acquisition.region_radius, number, model)
-        data = ask(requests, asking, config.execution.block_images)
-        _check_enough(context, number, regions_in(data), sum(counts.values()))
-        ledger.commit(number, data)
+        with answers_of_people(context, number, requests, model) if people else nullcontext(requests) as told:
+            data = ask(told, asking, config.execution.block_images)
+            _check_enough(context, number, regions_in(data), sum(counts.values()))
+            ledger.commit(number, data)
     pixels = ledger.seal(number)
     bought = ledger.asked_regions(number + 1, first=number)
     return {"pixels": pixels, "asked": sum(counts.values()), "regions": region_count(bought)}

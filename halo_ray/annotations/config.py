@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from halo_ray.annotations.oracles import FILES, ORACLES, own_oracle
-from halo_ray.errors import InputError
+from halo_ray.bounds import Range, check_ranges
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class AnnotationConfig:
     """ground_truth (looks them up in the pool's label files: a simulated annotator), files (people: each round writes
     what it asks below requests/ and ends with exit code 3, the same command reads their answers), or the dotted path
     of your own (package.module.function)."""
-    accept_share: float = 0.9
+    accept_share: Annotated[float, Range(1e-9, 1)] = 0.9
     """Share of a round's regions that must be answered before the run goes on. Others are not paid for, and may be
     asked again in a later round. May change when a run is resumed."""
     last_answer_wins: bool = False
@@ -24,8 +25,7 @@ class AnnotationConfig:
     false: none does, and they are listed. May change when a run is resumed."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.accept_share <= 1:
-            raise InputError(f"annotation.accept_share is {self.accept_share}: it must be above 0, at most 1")
+        check_ranges(self, "annotation.")
         if self.oracle not in ORACLES:
             own_oracle(self.oracle)
 

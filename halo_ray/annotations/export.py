@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from halo_ray.acquisition.regions import window
 from halo_ray.annotations.folder import (
     ANSWERS,
     CANT_TELL,
@@ -25,11 +27,24 @@ from halo_ray.annotations.folder import (
 )
 from halo_ray.annotations.oracles import UNANSWERED, Question, question
 from halo_ray.annotations.pictures import SHEET, crop_sheets, marked_frame, read_frame
+from halo_ray.annotations.received import foreign
 from halo_ray.data.classes import ClassSet
+from halo_ray.data.images import File, read_numbers
+from halo_ray.errors import BadRecordError, InputError
 from halo_ray.pipeline import arrow_batches, stream
 from halo_ray.storage import Storage, safe_name
 
-_WRITTEN = pa.schema([("image_id", pa.string()), ("crops", pa.list_(pa.string()))])
+_WRITTEN = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("crops", pa.list_(pa.string())),
+        ("pixels", pa.list_(pa.int64())),
+        ("filled", pa.int64()),
+        ("odd", pa.list_(pa.string())),
+    ]
+)
+"""``crops``: the sheet that shows each region; ``pixels``: how many are asked in its square; ``filled``: templates that
+people have filled already; ``odd``: files that are there and are not what this round asks."""
 
 _ASKED_COLOR, _LEFT_COLOR = (255, 0, 255), (45, 45, 45)
 """Of the template's pixels, for those who look at it."""
@@ -37,18 +52,19 @@ _ASKED_COLOR, _LEFT_COLOR = (255, 0, 255), (45, 45, 45)
 
 @dataclass(frozen=True)
 class WriteQuestions:
-    """Writes the pictures and the template of each image into the folder of a round."""
+    """Writes the pictures and the template of each image into the folder of a round; what is there stays as it is."""
 
     folder: Storage
     classes: ClassSet
     region_radius: int
+    writes: bool = True
+    """False: it is only looked at what is there."""
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """For requests with ids (folder.with_ids), the sheet that shows each region."""
-        rows = [{"image_id": row["image_id"], "crops": self._write(row)} for row in batch.to_pylist()]
-        return pa.Table.from_pylist(rows, schema=_WRITTEN)
+        """_WRITTEN, for requests with ids (folder.with_ids)."""
+        return pa.Table.from_pylist([self._write(row) for row in batch.to_pylist()], schema=_WRITTEN)
 
-    def _write(self, request: dict[str, Any]) -> list[str]:
+    def _write(self, request: dict[str, Any]) -> dict[str, Any]:
         asked, name = question(request, self.region_radius), safe_name(request["image_id"])
         image = read_frame(asked.image_uri, asked.size)
         regions = [(region.y, region.x) for region in asked.regions]
@@ -56,18 +72,52 @@ class WriteQuestions:
             f"{region_id}\n{self.classes.classes[region.guess]}? {100 * region.probability:.0f} %"
             for region_id, region in zip(request["ids"], asked.regions, strict=True)
         ]
-        shown: list[str] = []
+        shown, pictures = list[str](), dict[str, Image.Image]()
         for number, sheet in enumerate(crop_sheets(image, regions, captions, self.region_radius), start=1):
-            self._save(sheet, crops := f"crops/{name}.{number}.png")
-            shown += [crops] * min(len(regions) - len(shown), SHEET)
-        self._save(marked_frame(image, regions, self.region_radius), f"frames/{name}.png")
-        self._save(template(asked, self.classes), f"{TEMPLATES}/{template_file(asked.image_id)}")
-        return shown
+            pictures[f"crops/{name}.{number}.png"] = sheet
+            shown += [f"crops/{name}.{number}.png"] * min(len(regions) - len(shown), SHEET)
+        pictures[f"frames/{name}.png"] = marked_frame(image, regions, self.region_radius)
+        own = f"{TEMPLATES}/{template_file(asked.image_id)}"
+        pictures[own] = template(asked, self.classes)
+        different = [each for each, picture in pictures.items() if not self._is_there(each, picture)]
+        filled = own in different and _is_filled(self.folder, own, asked)
+        odd = [each for each in different if each != own or not filled]
+        mask = asked.asked
+        pixels = [int(mask[window(y, x, self.region_radius)].sum()) for y, x in regions]
+        return {"image_id": asked.image_id, "crops": shown, "pixels": pixels, "filled": int(filled), "odd": odd}
 
-    def _save(self, image: Image.Image, name: str) -> None:
+    def _is_there(self, name: str, picture: Image.Image) -> bool:
+        """Whether the file of that name has this picture, which is written where there is no file and that is asked."""
         buffer = io.BytesIO()
-        image.save(buffer, "PNG")
-        self.folder.write(name, buffer.getvalue())
+        picture.save(buffer, "PNG")
+        if self.writes:
+            with suppress(FileExistsError):
+                self.folder.create(name, buffer.getvalue())
+                return True
+        try:
+            found = self.folder.read(name)
+        except FileNotFoundError:
+            return not self.writes  # else it is a link that leads nowhere
+        return found == buffer.getvalue() or _shows(found, picture)
+
+
+def _shows(data: bytes, picture: Image.Image) -> bool:
+    """Whether a file has this picture, as another version of the library may have stored it."""
+    try:
+        with Image.open(io.BytesIO(data)) as found:
+            return found.mode == picture.mode and np.array_equal(np.asarray(found), np.asarray(picture))
+    except (OSError, ValueError, SyntaxError):
+        return False
+
+
+def _is_filled(folder: Storage, name: str, asked: Question) -> bool:
+    """Whether a file is a template of this question, filled by somebody."""
+    try:
+        filled = read_numbers(File(name, lambda: folder.read(name)))
+    except BadRecordError:
+        return False
+    y, x = (np.concatenate(places) for places in zip(*asked.pixels, strict=True))
+    return filled.shape == asked.size and foreign(filled, y, x) is None
 
 
 def template(asked: Question, classes: ClassSet) -> Image.Image:
@@ -87,26 +137,56 @@ def template(asked: Question, classes: ClassSet) -> Image.Image:
 def export(requests: pa.Table, storage: Storage, number: int, classes: ClassSet, radius: int, block_rows: int) -> None:
     """Writes the folder of round ``number``; the list of its regions, which says that it is whole, comes last.
 
+    Whatever is there already is kept as it is: what a run that was killed has written, and where the list was lost,
+    all that people have done since.
+
     Args:
         requests: a row for each image, with ids.
         radius: of the regions.
 
     Raises:
-        InputError: there are answers to a list that is gone.
+        InputError: a file in the folder belongs to other questions; all that is there is as it was then.
     """
     place = folder(storage, number)
-    if place.tree(ANSWERS):
-        raise place.gone(LIST)  # people were asked, and have answered
-    place.clear("")  # what a run that was killed left; nobody was asked before the list is there
+    if place.tree(""):
+        _written(requests, WriteQuestions(place, classes, radius, writes=False), block_rows)
+    written = _written(requests, WriteQuestions(place, classes, radius), block_rows)
     lines = []
-    with arrow_batches(stream(requests, block_rows, WriteQuestions(place, classes, radius))) as batches:
-        shown = [crops for batch in batches for crops in batch["crops"].to_pylist()]
-    for request, crops in zip(requests.to_pylist(), shown, strict=True):
-        for region_id, pick, sheet in zip(request["ids"], request["picks"], crops, strict=True):
-            lines.append(_line(request["image_id"], region_id, pick, sheet, radius, classes))
-    place.write(README, _readme(number, requests, len(lines), classes).encode())
+    for request, row in zip(requests.to_pylist(), written.to_pylist(), strict=True):
+        regions = zip(request["ids"], request["picks"], row["crops"], row["pixels"], strict=True)
+        for region_id, pick, sheet, pixels in regions:
+            lines.append({**_line(request["image_id"], region_id, pick, sheet, radius, classes), "pixels": pixels})
+    with suppress(FileExistsError):  # with what people have noted there
+        place.create(README, _readme(number, requests, len(lines), classes).encode())
     place.make(ANSWERS)
-    place.write(LIST, "".join(json.dumps(line) + "\n" for line in lines).encode())
+    data = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    place.write_checksum(LIST, data)
+    place.create(LIST, data)
+    answers, filled = len(place.tree(ANSWERS)), sum(written["filled"].to_pylist())
+    if answers or filled:
+        print(
+            f"round {number}: {LIST} was gone and is written again; {filled} filled templates and {answers} files in "
+            f"{ANSWERS} are as they were",
+            flush=True,
+        )
+
+
+def _written(requests: pa.Table, writing: WriteQuestions, block_rows: int) -> pa.Table:
+    """_WRITTEN of all requests.
+
+    Raises:
+        InputError: there are files of other questions.
+    """
+    with arrow_batches(stream(requests, block_rows, writing)) as batches:
+        written = pa.concat_tables([_WRITTEN.empty_table(), *batches])
+    odd = [name for each in written["odd"].to_pylist() for name in each]
+    if odd:
+        more, uri = f" (and {len(odd) - 1} more files)" if len(odd) > 1 else "", writing.folder.uri
+        raise InputError(
+            f"{uri}/{odd[0]}{more} does not belong to what this round asks, and {LIST}, which would say what was "
+            f"asked, is gone: restore {LIST}, or move {uri} away, and people are asked anew"
+        )
+    return written
 
 
 def exported(storage: Storage, number: int) -> bool:
@@ -141,7 +221,7 @@ def _readme(number: int, requests: pa.Table, regions: int, classes: ClassSet) ->
 Please say what each outlined square shows. `crops/` has every region enlarged, with its id and what the model takes it
 for (it is often wrong: that is why you are asked); `frames/` shows where in the image it lies. `{LIST}` has one line
 for each region: its id, its image, its centre (`y`, `x`, in pixels from the upper left corner), its reach `r` (a region
-is a square of 2r+1 pixels), and why it was chosen.
+is a square of 2r+1 pixels), how many of its pixels are asked, and why it was chosen.
 
 | number | class |
 |---|---|

@@ -23,6 +23,12 @@ CANT_TELL = ("can't tell", "cant tell", "can not tell", "cannot tell", "cant_tel
 ANSWERS, LIST, README, RECEIVED = "answers", "requests.jsonl", "README.md", "received.json"
 TEMPLATES = "templates"
 
+PAGE = f"{ANSWERS}/page"
+"""Where the page stores its answers."""
+
+MARKER = f"{PAGE}/.reading.json"
+"""Says that a run reads the answers; no list, as its name begins with a dot."""
+
 _ID = re.compile(r"r(\d+)-\d+-[0-9a-f]{4}")
 
 

@@ -13,7 +13,7 @@ from halo_ray.annotations.ask import ask, ledger_rows
 from halo_ray.annotations.ledger import LEDGER, Ledger
 from halo_ray.data.classes import IGNORE, ClassSet
 from halo_ray.data.images import other_size, read_label
-from halo_ray.storage import Storage, round_directory
+from halo_ray.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,6 @@ def import_known(known: pa.Table, classes: ClassSet, storage: Storage, block_row
     Raises:
         BadRecordError: a label cannot be read or has another size than its image.
     """
-    storage.clear(f"{round_directory(0)}/annotations")  # of a beginning that was given up
     ledger = Ledger(storage)
     ledger.commit(0, ask(known, ImportLabels(classes), block_rows))
     pixels = ledger.seal(0)

@@ -68,11 +68,16 @@ class Ledger:
     def commit(self, number: int, data: bytes) -> None:
         """Commits the Parquet file (LEDGER) of a round; of several writers only one can.
 
+        Round 0 counts for nothing before the experiment has begun, and may be written again until then.
+
         Raises:
             InputError: another one has committed something else.
         """
         try:
-            self._storage.create(self.file(number), data)
+            if number == 0:
+                self._storage.commit(self.file(0), data)
+            else:
+                self._storage.create(self.file(number), data)
         except FileExistsError as error:
             # The same rows are the same purchase, told twice.
             if self._storage.read(self.file(number)) != data:

@@ -13,16 +13,17 @@ from typing import Any
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from halo_ray.annotations.desk import Asked, ConflictError, Desk
+from halo_ray.annotations.desk import ClosedError, ConflictError, Desk, UndecidedError
+from halo_ray.annotations.desk_files import Asked
 from halo_ray.annotations.folder import CANT_TELL
 from halo_ray.annotations.pictures import crop, marked_frame, read_frame
-from halo_ray.data.classes import ClassSet
-from halo_ray.errors import InputError
-from halo_ray.patience import StorageError
+from halo_ray.data.classes import LONGEST_NAME, ClassSet
+from halo_ray.errors import InputError, has_control_characters, one_line, printable
+from halo_ray.patience import StorageError, reason
 from halo_ray.secret import redacted
 
 CONTEXTS = (20, 40, 120)
@@ -33,6 +34,9 @@ SIDE = 720
 
 _ACTIONS = ("take", "answer", "undo", "skip")
 """After which an annotator sees the region that is theirs now."""
+
+_BODY_BYTES = 1 << 15
+"""Longest request: four texts of LONGEST_NAME characters, each twelve bytes long where JSON escapes it, and more."""
 
 _CACHED = 16
 """Images that are kept decoded."""
@@ -63,8 +67,13 @@ def annotation_app(desk: Desk, title: str, classes: ClassSet, frames: Frames, to
         return read_frame(*frames[image_id])
 
     def shown(by: str) -> dict[str, Any]:
-        region = desk.take(by)
-        return {"region": None if region is None else _told(region), "progress": desk.progress(by)}
+        region, closed = None, ""
+        try:
+            region = desk.take(by)
+        except ClosedError as error:  # whatever was done before counts all the same
+            closed = str(error)
+        told = None if region is None else _told(region)
+        return {"region": told, "closed": closed, "progress": desk.progress(by)}
 
     def act(name: str, told: dict[str, Any]) -> dict[str, Any]:
         by = _text(told, "client")
@@ -86,22 +95,17 @@ def annotation_app(desk: Desk, title: str, classes: ClassSet, frames: Frames, to
         return HTMLResponse(page, headers=_HEADERS)
 
     async def action(request: Request) -> Response:
-        try:
-            told = json.loads(await request.body())
-            if not isinstance(told, dict):
-                raise ValueError("it is no object")
-        except ValueError as error:
-            return _said(f"this is no request ({error})", 400)
+        told = _parsed(await _body(request))
         return JSONResponse(await run_in_threadpool(act, request.url.path.strip("/"), told), headers=_HEADERS)
 
     async def alive(request: Request) -> Response:
-        desk.hear(request.query_params.get("client", ""))
+        desk.hear(_text(dict(request.query_params), "client"))
         return Response(status_code=204, headers=_HEADERS)
 
     async def region_crop(request: Request) -> Response:
         try:
-            context = CONTEXTS[int(request.query_params.get("zoom", 1))]
-        except (ValueError, IndexError):
+            context = dict(enumerate(CONTEXTS))[int(request.query_params.get("zoom", 1))]
+        except (ValueError, KeyError):
             return _said(f"zoom is a number below {len(CONTEXTS)}", 400)
 
         def draw(image: Image.Image, region: Asked) -> Image.Image:
@@ -125,10 +129,16 @@ def annotation_app(desk: Desk, title: str, classes: ClassSet, frames: Frames, to
                 return response
             except ConflictError as error:
                 return _said(str(error), 409)
-            except StorageError as error:  # which the page asks again
+            except (StorageError, UndecidedError) as error:  # after which the page asks again
                 return _said(str(error), 503)
+            except _TooLongError as error:
+                return _said(str(error), 413)
             except InputError as error:
                 return _said(str(error), 400)
+            except ClientDisconnect:
+                return _said("this request has no end", 400)
+            except OSError as error:
+                return _said(f"the experiment cannot be read or written ({reason(error)})", 503)
 
         return checked
 
@@ -162,10 +172,44 @@ def _told(region: Asked) -> dict[str, Any]:
     return {"id": region.id, "image": region.image, "y": region.y, "x": region.x, "r": region.r, **region.why}
 
 
+class _TooLongError(InputError):
+    """A request that is longer than any of the page."""
+
+
+async def _body(request: Request) -> bytes:
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > _BODY_BYTES:
+            raise _TooLongError(f"this is no request (it has more than {_BODY_BYTES} bytes)")
+    return body
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    """The JSON object that a request is.
+
+    Raises:
+        InputError: it is none, or says two things under one key.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("a key is there twice")
+        return dict(pairs)
+
+    try:
+        told = json.loads(body, object_pairs_hook=unique)
+        if not isinstance(told, dict):
+            raise ValueError("it is no object")
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"this is no request ({printable(one_line(error))})") from error
+    return told
+
+
 def _text(told: dict[str, Any], key: str) -> str:
     value = told.get(key)
-    if not isinstance(value, str) or not 0 < len(value) <= 200:
-        raise ConflictError(f"{key} is missing: load the page again")
+    if not isinstance(value, str) or not 0 < len(value) <= LONGEST_NAME or has_control_characters(value):
+        raise ConflictError(f"{key} is missing, or is none: load the page again")
     return value
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -9,6 +11,7 @@ import pyarrow as pa
 from halo_ray.annotations.export import export, exported
 from halo_ray.annotations.folder import README, RECEIVED, folder, folder_name, with_ids
 from halo_ray.annotations.oracles import UNANSWERED, question
+from halo_ray.annotations.reading import reading
 from halo_ray.annotations.received import read_answers
 from halo_ray.context import Context
 from halo_ray.data.classes import IGNORE
@@ -19,9 +22,11 @@ SHOWN = 5
 """Problems that are printed; the file of what was received has all."""
 
 
-def ask_people(context: Context, number: int, requests: pa.Table, model: str) -> pa.Table:
+@contextmanager
+def answers_of_people(context: Context, number: int, requests: pa.Table, model: str) -> Iterator[pa.Table]:
     """The requests with what people have answered, in a column ``answers`` (see oracles.question).
 
+    The body commits them, or raises: until it ends no page takes an answer that it could not know to be among them.
     What is wrong with the answers is printed, and stored in the folder of the round with the regions that have none.
 
     Raises:
@@ -37,21 +42,17 @@ def ask_people(context: Context, number: int, requests: pa.Table, model: str) ->
             f"round {number} asks for {asked} regions of {requests.num_rows} images: label them as {where}/{README} "
             "says, then run the same command again"
         )
-    answered, problems = read_answers(
-        requests,
-        folder(storage, number),
-        number,
-        context.classes,
-        radius,
-        blocks,
-        last_wins=config.annotation.last_answer_wins,
-    )
-    folder(storage, number).write_json(RECEIVED, _received(answered, radius, problems))
-    for problem in problems[:SHOWN]:
-        print(f"round {number}: {problem}", flush=True)
-    if len(problems) > SHOWN:
-        print(f"round {number}: {redacted(where)}/{RECEIVED} has {len(problems) - SHOWN} more", flush=True)
-    return answered
+    place, last_wins, of_page = folder(storage, number), config.annotation.last_answer_wins, dict[str, str]()
+    with reading(storage, number):
+        answered, problems = read_answers(
+            requests, place, number, context.classes, radius, blocks, last_wins=last_wins, of_page=of_page
+        )
+        place.write_json(RECEIVED, {**_received(answered, radius, problems), "page": of_page})
+        for problem in problems[:SHOWN]:
+            print(f"round {number}: {problem}", flush=True)
+        if len(problems) > SHOWN:
+            print(f"round {number}: {redacted(where)}/{RECEIVED} has {len(problems) - SHOWN} more", flush=True)
+        yield answered
 
 
 def _received(answered: pa.Table, radius: int, problems: list[str]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from halo_ray.annotations.folder import (
     ANSWERS,
     CANT_TELL,
     LEAVE,
+    PAGE,
     TEMPLATES,
     class_named,
     class_numbers,
@@ -25,13 +26,12 @@ from halo_ray.annotations.folder import (
     template_file,
 )
 from halo_ray.annotations.oracles import UNANSWERED, question
-from halo_ray.atomic import UNFINISHED
 from halo_ray.data.classes import IGNORE, ClassSet
 from halo_ray.data.images import File, read_numbers
 from halo_ray.errors import BadRecordError, one_line, printable
 from halo_ray.parallel_reads import read_all
 from halo_ray.pipeline import arrow_batches, stream
-from halo_ray.storage import Storage
+from halo_ray.storage import DIGEST, Storage, digest_of
 
 _READ = pa.schema([("answers", pa.list_(pa.uint8())), ("problems", pa.list_(pa.string()))])
 
@@ -51,7 +51,15 @@ Said = dict[str, list[tuple[str, int]]]
 
 
 def read_answers(
-    requests: pa.Table, place: Storage, number: int, classes: ClassSet, radius: int, block_rows: int, *, last_wins: bool
+    requests: pa.Table,
+    place: Storage,
+    number: int,
+    classes: ClassSet,
+    radius: int,
+    block_rows: int,
+    *,
+    last_wins: bool,
+    of_page: dict[str, str] | None = None,
 ) -> tuple[pa.Table, list[str]]:
     """Requests with a column ``answers``, as oracles.question takes it, and what is wrong, a sentence each.
 
@@ -61,14 +69,15 @@ def read_answers(
         radius: of the regions.
         last_wins: of answers that disagree the last one counts: templates, then their copies among the answers, then
             the lists in the order of their names; else none does.
+        of_page: takes what each file of the page held.
     """
     ids, names = requests["ids"].to_pylist(), [template_file(each) for each in requests["image_id"].to_pylist()]
     said: Said = {region_id: [] for mine in ids for region_id in mine}
     pictures, problems = dict.fromkeys(names, ""), list[str]()
-    files = [name for name in place.tree(ANSWERS) if _kind(name) is not None]
-    problems += _read_lists(place, files, number, classes, said)
+    files = [name for name in place.tree(ANSWERS) if kind_of(name) is not None]
+    problems += read_lists(place, files, number, classes, said, of_page)
     for name in files:
-        path, kind = PurePosixPath(name), _kind(name)
+        path, kind = PurePosixPath(name), kind_of(name)
         if kind in LISTS:
             continue
         if kind != ".png":
@@ -89,10 +98,23 @@ def read_answers(
     return requests.append_column("answers", found["answers"]), problems
 
 
-def _read_lists(place: Storage, files: Iterable[str], number: int, classes: ClassSet, said: Said) -> Iterator[str]:
-    """Adds what the lists among the files hold to ``said``, which has the ids of all regions; gives what is wrong."""
+def read_lists(
+    place: Storage,
+    files: Iterable[str],
+    number: int,
+    classes: ClassSet,
+    said: Said,
+    of_page: dict[str, str] | None = None,
+) -> Iterator[str]:
+    """Adds what the lists among the files hold to ``said``, which has the ids of all regions; gives what is wrong.
+
+    Args:
+        of_page: takes what each file of the page held.
+    """
     numbers = class_numbers(classes)
-    lists = read_all(place, [name for name in files if _kind(name) in LISTS])
+    lists = [*read_all(place, [name for name in files if kind_of(name) in LISTS], gone=True)]
+    if of_page is not None:
+        of_page.update((name, data.decode(errors="replace")) for name, data in lists if name.startswith(f"{PAGE}/"))
     for where, entry in (each for name, data in lists for each in _entries(name, data)):
         if isinstance(entry, str):
             yield f"{where}: {entry}"
@@ -112,21 +134,13 @@ def _read_lists(place: Storage, files: Iterable[str], number: int, classes: Clas
             said[region_id].append((where, label))
 
 
-def listed_ids(place: Storage, number: int, classes: ClassSet, regions: Iterable[str], besides: str) -> set[str]:
-    """Those of the regions that lists answer, but for lists below the directory ``besides``, as read_answers has it."""
-    said: Said = {region_id: [] for region_id in regions}
-    files = [name for name in place.tree(ANSWERS) if not name.startswith(f"{besides}/")]
-    problems = [*_read_lists(place, files, number, classes, said)]
-    return {region_id for region_id, label in _settled(said, problems, last_wins=False).items() if label != UNANSWERED}
-
-
-def _kind(name: str) -> str | None:
+def kind_of(name: str) -> str | None:
     """What a file among the answers is by its suffix; None: nothing that is read."""
     path = PurePosixPath(name)
-    return None if path.name.startswith(".") or name.endswith(UNFINISHED) else path.suffix.lower()
+    return None if path.name.startswith(".") else path.suffix.lower()
 
 
-def _foreign(filled: npt.NDArray[np.integer[Any]], y: npt.NDArray[np.int64], x: npt.NDArray[np.int64]) -> str | None:
+def foreign(filled: npt.NDArray[np.integer[Any]], y: npt.NDArray[np.int64], x: npt.NDArray[np.int64]) -> str | None:
     """Why a filled template (H, W) cannot be that of the pixels y, x which are asked; None: it can."""
     besides = np.ones(filled.shape, np.bool_)
     besides[y, x] = False
@@ -192,6 +206,8 @@ def _json_entry(text: str) -> dict[str, Any] | str:
         return f"it is no JSON ({one_line(error)}): is the file whole?"
     if not isinstance(found, dict) or not isinstance(found.get("id"), str) or "label" not in found:
         return 'it needs an "id", in quotes, and a "label"'
+    if DIGEST in found and found.pop(DIGEST) != digest_of(found):
+        return f"it was changed since the page wrote it, whose {DIGEST} it holds: leave that out if you mean it"
     return found
 
 
@@ -270,7 +286,7 @@ class ReadTemplates:
                 f"{size[1]}x{size[0]}: fill the template itself"
             )
             return nothing
-        if why := _foreign(filled, y, x):
+        if why := foreign(filled, y, x):
             problems.append(f"{name} {why}: nothing of it was read")
             return nothing
         written = filled[y, x]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import platform
@@ -24,6 +23,7 @@ from halo_ray.benchmarks.selection import SelectionBenchmark, benchmark_selectio
 from halo_ray.benchmarks.sweep import SweepBenchmark, benchmark_sweep
 from halo_ray.benchmarks.train import TrainBenchmark, benchmark_train
 from halo_ray.errors import InputError, one_line
+from halo_ray.json_file import write_json_file
 from halo_ray.suggest import nearest
 from halo_ray.text_table import text_table
 from halo_ray.versions import versions
@@ -190,9 +190,5 @@ def _processor() -> str:
 
 
 def _write(file: str | None, found: Mapping[str, Any]) -> None:
-    if file is None:
-        return
-    try:
-        Path(file).write_text(json.dumps(found, indent=1) + "\n")
-    except OSError as error:
-        raise InputError(f"--json {file} cannot be written: {error.strerror}") from error
+    if file is not None:
+        write_json_file(file, found)

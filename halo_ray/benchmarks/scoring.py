@@ -68,6 +68,8 @@ def benchmark_scoring(settings: ScoringBenchmark) -> Iterator[Line]:
             f"images of {settings.height}x{settings.width}, network input half of it; {settings.repeats} rounds"
         )
         rates: dict[str, list[float]] = {}
+        with open_experiment(config) as context:
+            _write_model(config.model, context.storage)
         for _ in range(settings.repeats):
             with open_experiment(config) as context:
                 rates.setdefault("plain loop", []).append(_plain_loop(settings, context))
@@ -89,30 +91,32 @@ def benchmark_scoring(settings: ScoringBenchmark) -> Iterator[Line]:
 
 
 def _prepare(settings: ScoringBenchmark, directory: Path) -> Config:
-    """Pool, source and validation images, and a model, in a directory."""
+    """Pool, source and validation images in a directory, and an experiment, not begun, that scores them."""
     store_scenes(directory, settings.images + 2, height=settings.height, width=settings.width, image_format="jpg")
-    for name, numbers in (("pool", range(settings.images)), ("other", range(settings.images, settings.images + 2))):
-        (directory / name).write_text("".join(f"{index:04d}\n" for index in numbers))
-    split = SplitConfig(reader="folder", images="images/*.jpg", labels="labels/*.png", list_file="other")
-    model = ModelConfig(backbone=settings.backbone)
-    config = Config(
+    lists = {"pool": range(settings.images), "source": [settings.images], "validation": [settings.images + 1]}
+    for name, numbers in lists.items():
+        (directory / name).write_text("".join(f"{number:04d}\n" for number in numbers))
+    split = SplitConfig(reader="folder", images="images/*.jpg", labels="labels/*.png")
+    return Config(
         output_dir=str(directory / "experiment"),
         data_root=str(directory),
         data=DataConfig(
-            source=split,
+            source=replace(split, list_file="source"),
             pool=replace(split, list_file="pool"),
-            validation=split,
+            validation=replace(split, list_file="validation"),
             height=settings.height // 2,
             width=settings.width // 2,
         ),
-        model=model,
+        model=ModelConfig(backbone=settings.backbone),
         execution=ExecutionConfig(device=settings.device, images_per_actor=1, num_workers=0),
     )
+
+
+def _write_model(model: ModelConfig, storage: Storage) -> None:
+    """Writes the checkpoint of a random network."""
     torch.manual_seed(0)
     network = build_model(model, len(CLASSES))
-    storage = Storage(str(directory / "experiment"))
     write_checkpoint(storage, CHECKPOINT, describe_model(model, len(CLASSES), network), network, {}, {})
-    return config
 
 
 def _plain_loop(settings: ScoringBenchmark, context: Context) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -14,11 +15,19 @@ from halo_ray.data import synthetic
 from halo_ray.data.label_formats import CITYSCAPES_TRAINED, LABEL_FORMATS, ids_by_name
 from halo_ray.errors import BadRecordError, InputError, has_control_characters, one_line
 from halo_ray.filesystems import read_file, resolve
+from halo_ray.place import parse
+from halo_ray.secret import stored
 from halo_ray.suggest import nearest
 from halo_ray.yaml_text import load_yaml
 
 IGNORE = 255
 """Class of pixels that no loss and no metric sees."""
+
+LARGEST_FILE = 16 << 20
+"""Bytes of a class set file."""
+
+LONGEST_NAME = 200
+"""Characters of a class name, which the annotators' page sends with every answer."""
 
 _INVALID = -1
 
@@ -27,6 +36,12 @@ Ids = int | tuple[int, ...]
 
 def _is_name(value: Any) -> bool:
     return isinstance(value, str) and not has_control_characters(value)
+
+
+def _without_spaces(name: str) -> str:
+    """What is seen of a name: neither spaces of any kind nor characters without a width, in Unicode's normal form C."""
+    seen = unicodedata.normalize("NFC", name)
+    return "".join(letter for letter in seen if not letter.isspace() and unicodedata.category(letter) != "Cf")
 
 
 @dataclass(frozen=True)
@@ -51,6 +66,7 @@ class ClassSet:
         named = all(map(_is_name, self.classes))
         if not named or len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
             raise InputError(f"class set {self.name} needs at least two classes, all with names of their own")
+        self._check_names()
         for key, values in (("ids", self.ids), ("colors", self.colors)):
             if values and len(values) != len(self.classes):
                 raise InputError(
@@ -72,6 +88,24 @@ class ClassSet:
             raise InputError(
                 f"class set {self.name}: miou_star names {min(unknown)!r}; {nearest(min(unknown), self.classes)}"
             )
+
+    def _check_names(self) -> None:
+        """Raises InputError where an annotator could not give a class by its name, or take two for one."""
+        seen: dict[str, str] = {}
+        for name in self.classes:
+            if len(name) > LONGEST_NAME:
+                raise InputError(
+                    f"class set {self.name}: the name {name[:40]!r}... has {len(name)} characters: shorten it to "
+                    f"{LONGEST_NAME} or fewer"
+                )
+            bare = _without_spaces(name)
+            if not bare:
+                raise InputError(f"class set {self.name}: the class name {name!r} is empty: name every class")
+            if (other := seen.setdefault(bare, name)) != name:
+                raise InputError(
+                    f"class set {self.name}: {other!r} and {name!r} differ in nothing that can be seen but spaces: "
+                    "rename one"
+                )
 
     def lookup(self, label_format: str | None = None) -> npt.NDArray[np.int16]:
         """(256,) training class of each file id: IGNORE for void, −1 for ids that the files should not hold.
@@ -183,11 +217,11 @@ def class_set(name: str) -> ClassSet:
     """
     if name in _KNOWN:
         return _KNOWN[name]
-    if not (name.partition("?")[0] if "://" in name else name).endswith((".yaml", ".yml")):
+    if not parse(name).path.endswith((".yaml", ".yml")):
         raise InputError(f"data.class_set: no class set {name!r}; {nearest(name, _KNOWN)} (or give a YAML file)")
     filesystem, path = resolve(name)
     try:
-        found = load_yaml(read_file(filesystem, path))
+        found = load_yaml(read_file(filesystem, path, LARGEST_FILE))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(
             f"class set file {name} cannot be read ({one_line(error)}): give at least a list 'classes'"
@@ -217,7 +251,8 @@ def _from_yaml(found: Any, name: str) -> ClassSet:
         if key != "name" and not isinstance(value, list):
             raise InputError(f"class set file {name}: {key} is {value!r}, but must be a list")
     try:
-        values: dict[str, Any] = {"name": name, **{key: _tuples(value) for key, value in found.items()}}
+        values: dict[str, Any] = {key: _tuples(value) for key, value in found.items()}
+        values["name"] = stored(found.get("name", name))  # it is written to files
         return ClassSet(**values)
     except TypeError as error:  # a value of a type that the checks cannot even compare
         raise InputError(f"class set file {name} cannot be used ({error}): give at least a list 'classes'") from error

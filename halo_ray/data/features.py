@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
 
@@ -14,9 +15,13 @@ from torch import Tensor
 from halo_ray.data.images import File
 from halo_ray.data.listing import Root
 from halo_ray.errors import InputError, one_line
+from halo_ray.filesystems import resolve
 from halo_ray.storage import safe_name
 
 Size = tuple[int, int]
+
+SEAL_BYTES = hashlib.sha256().digest_size
+"""At the end of every file."""
 
 
 class MapShape(NamedTuple):
@@ -40,10 +45,12 @@ class MapShape(NamedTuple):
 class Features:
     """Where the features lie, and what shapes they have."""
 
-    experiment: str
+    experiment: str = field(repr=False)  # which Ray may write to its logs
     """Directory or URI of the experiment that keeps them."""
     shapes: Mapping[Size, Sequence[MapShape]]
     """Of the maps by (height, width) of the network's input, finest first."""
+    key: str
+    """Names what computed them; each file ends with a digest of this, its own name and its content."""
 
     def uris(self, split: str, image_ids: Sequence[str], mirrored: Sequence[bool]) -> list[str]:
         """The file of each image, or of its mirror image."""
@@ -64,9 +71,11 @@ class Features:
         except OSError as error:
             raise _broken(file, f"cannot be read ({one_line(error)})") from error
         count = sum(shape.channels * shape.height * shape.width for shape in self.shapes[size])
-        if len(data) != 4 * count:
-            raise _broken(file, f"has {len(data)} bytes instead of {4 * count}")
-        return data
+        if len(data) != 4 * count + SEAL_BYTES:
+            raise _broken(file, f"has {len(data)} bytes instead of {4 * count + SEAL_BYTES}")
+        if not is_sealed(data, "/".join(resolve(file.uri)[1].split("/")[-2:]), self.key):
+            raise _broken(file, "is damaged, or of another image")
+        return data[:-SEAL_BYTES]
 
     def maps(self, rows: Sequence[bytes], size: Size) -> list[Tensor]:
         """Feature maps (N, C, h, w), float32, of the contents of N files."""
@@ -113,7 +122,28 @@ def network_input(
     return torch.from_numpy(joined).to(device)
 
 
-def pack(maps: Sequence[Tensor]) -> bytes:
-    """The contents of a file: the maps (1, C, h, w) one after another, float32, as they lie in memory."""
+def pack(maps: Sequence[Tensor], name: str, key: str) -> bytes:
+    """The content of a file: the maps (1, C, h, w) one after another, float32, as they lie in memory, and their digest.
+
+    Args:
+        name: of the file, as feature_file gives it.
+        key: of Features.
+    """
     flat = [m.permute(0, 2, 3, 1) if MapShape.of(m).channels_last else m for m in maps]
-    return b"".join(m.float().cpu().contiguous().numpy().tobytes() for m in flat)
+    data = b"".join(m.float().cpu().contiguous().numpy().tobytes() for m in flat)
+    return data + _seal(data, name.removeprefix("features/"), key)
+
+
+def is_sealed(data: bytes, name: str, key: str) -> bool:
+    """Whether the content of a file is what pack gave.
+
+    Args:
+        name: of the file: its split, a slash, and the name in that.
+    """
+    return data[-SEAL_BYTES:] == _seal(data[:-SEAL_BYTES], name, key)
+
+
+def _seal(data: bytes, name: str, key: str) -> bytes:
+    digest = hashlib.sha256(f"{key}\n{name}\n".encode())
+    digest.update(data)
+    return digest.digest()

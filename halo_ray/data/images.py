@@ -19,10 +19,12 @@ from PIL import Image, UnidentifiedImageError
 
 from halo_ray.data.classes import ClassSet
 from halo_ray.data.label_formats import LABEL_FORMATS
+from halo_ray.data.local import is_forbidden, what_is
 from halo_ray.data.synthetic import render_scene
 from halo_ray.errors import BadRecordError, InputError, one_line
 from halo_ray.filesystems import read_file, resolve
-from halo_ray.patience import StorageError, patiently
+from halo_ray.patience import StorageError, patiently, reason
+from halo_ray.place import is_uri
 
 SYNTHETIC = "synthetic"
 """URI scheme of rendered scenes: ``synthetic://STYLE/SEED/INDEX?height=H&width=W``."""
@@ -33,6 +35,9 @@ PASSING |= {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ECONNRESET, errno.EH
 
 READ_PATIENCE = 60.0
 """Seconds for which a file is asked for again while its filesystem fails."""
+
+LARGEST_FILE = 2 << 30
+"""Bytes of a file that may be an image or a label."""
 
 READ_AHEAD = 4
 """Files that are fetched while another is decoded: an object store answers slowly, but many at once."""
@@ -183,12 +188,23 @@ def _naming(kind: str, uri: str) -> Iterator[None]:
     """Turns what is raised on a damaged or oversized file into an error that names the file."""
     try:
         yield
-    except (InputError, MemoryError):
+    except InputError:
         raise
-    except FileNotFoundError as error:
-        raise BadRecordError(f"{kind} {uri} is not there: add it or leave it out") from error
     except Exception as error:  # damaged files make Pillow raise anything, struct.error and TypeError among it
-        raise BadRecordError(f"{kind} {uri} cannot be read ({one_line(error)}): replace it or leave it out") from error
+        raise BadRecordError(f"{kind} {uri} {_what_is_wrong(uri, error)}") from error
+
+
+def _what_is_wrong(uri: str, error: Exception) -> str:
+    """The rest of a sentence on a file at which ``error`` was raised."""
+    what = what_is(uri) if isinstance(error, OSError) and not is_uri(uri) else None
+    if what is not None:
+        return f"is {what}: replace it or leave it out"
+    if isinstance(error, FileNotFoundError):
+        return "is not there: add it or leave it out"
+    if isinstance(error, MemoryError):
+        return "needs more memory than there is: make it smaller or leave it out"
+    why = reason(error) if isinstance(error, OSError) else one_line(error)
+    return f"cannot be read ({why}): replace it or leave it out"
 
 
 def _read(uri: str) -> bytes:
@@ -199,9 +215,9 @@ def _read(uri: str) -> bytes:
 
     def attempt() -> bytes | OSError:
         try:
-            return read_file(filesystem, path)
+            return read_file(filesystem, path, LARGEST_FILE)
         except OSError as error:
-            if local and error.errno not in PASSING:
+            if error.errno == errno.EFBIG or (local and (error.errno not in PASSING or is_forbidden(path))):
                 return error  # it is the file
             raise
 
@@ -236,8 +252,8 @@ def _open(data: bytes) -> Image.Image:
 
 def _check_chunks(data: bytes) -> None:
     """Raises ValueError where what makes up the pixels of a PNG has another checksum, at which Pillow does not look."""
-    view, place = memoryview(data), len(_PNG)
-    while place < len(data):
+    view, place, kind = memoryview(data), len(_PNG), b""
+    while place < len(data) and kind != b"IEND":  # what comes after it is no part
         size, kind = int.from_bytes(view[place : place + 4], "big"), bytes(view[place + 4 : place + 8])
         end = place + 8 + size
         if kind in _PNG_PIXELS and zlib.crc32(view[place + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,8 @@ from halo_ray.data.listing import MANIFEST
 from halo_ray.data.listing import MAX_SIDE as MAX_SIDE
 from halo_ray.data.manifest import SPLITS
 from halo_ray.errors import BadRecordError, InputError
-from halo_ray.storage import Storage
+from halo_ray.stages import BEGIN, Stages
+from halo_ray.storage import Storage, as_json
 
 Counts = npt.NDArray[np.int64]
 
@@ -146,8 +148,8 @@ class Inspection:
 
 def save_inspection(inspection: Inspection, storage: Storage) -> None:
     """Stores the bad records, what was found in each split, and the classes of each source image."""
-    storage.write_json(_BAD, inspection.bad)
-    storage.write_json(_SUMMARY, {split: summary(found) for split, found in inspection.splits.items()})
+    storage.commit(_BAD, as_json(inspection.bad))
+    storage.commit(_SUMMARY, as_json({split: summary(found) for split, found in inspection.splits.items()}))
     if inspection.source_classes is not None:
         rows = pa.array(list(inspection.source_classes), pa.list_(pa.int64()))
         storage.write_checked_table(_CLASSES, pa.table({"class_pixels": rows}))
@@ -166,8 +168,8 @@ def summary(found: SplitInspection) -> dict[str, Any]:
 
 def stored_class_pixels(storage: Storage, split: str) -> Counts | None:
     """(C,) pixels of each class in a split; None where it has no labels or was not looked at."""
-    found = storage.read_json(_SUMMARY).get(split) if storage.exists(_SUMMARY) else None
-    if found is None or found.get("class_pixels") is None:
+    found = json.loads(Stages(storage).read(BEGIN, _SUMMARY)).get(split)
+    if found is None or found["class_pixels"] is None:
         return None
     return np.array(found["class_pixels"][:-1], np.int64)
 
@@ -175,13 +177,8 @@ def stored_class_pixels(storage: Storage, split: str) -> Counts | None:
 def bad_ids(storage: Storage) -> dict[str, list[str]]:
     """By split, the image ids of the records that the experiment skips."""
     skipped: dict[str, list[str]] = {split: [] for split in SPLITS}
-    try:
-        for record in storage.read_json(_BAD):
-            skipped[record["split"]].append(record["image_id"])
-    except FileNotFoundError as error:
-        raise storage.gone(_BAD) from error
-    except (KeyError, TypeError) as error:
-        raise storage.damaged(_BAD, "it is no list of records") from error
+    for record in json.loads(Stages(storage).read(BEGIN, _BAD)):
+        skipped[record["split"]].append(record["image_id"])
     return skipped
 
 

@@ -1,7 +1,7 @@
 """Folder layouts in which datasets come, each a function that lists one split of it as a manifest.
 
-Nothing is opened, renamed or converted. All raise InputError where the root is no directory, or two files would have
-the same image id.
+Nothing is opened, renamed or converted. All raise InputError where the root is no directory. Several names of one
+image are listed each, and two images may have the same id: see aliases.one_name_each.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def folder(root: str, *, images: str, labels: str | None = None, list_file: str 
             check_pattern(key, pattern)
     table = _paired(Root(root), images, {} if labels is None else {labels: None})
     if labels is not None and table.num_rows and table["label_uri"].null_count:
-        raise InputError(f"labels: nothing below {root} matches {labels!r}: mend it, or set it to null")
+        raise InputError(f"labels: nothing below {root} matches {labels!r}: fix it, or set it to null")
     return only_listed(table, root, list_file)
 
 
@@ -106,10 +106,11 @@ def _paired(place: Root, images: str, labels: Mapping[str, str | None], above: s
         labels: label format by pattern.
         above: what the * stands for is not the image id, but this and the last part of it are.
     """
-    there = {pattern: place.find(pattern) for pattern in labels}
+    found = place.names(images)
+    there = {pattern: place.find(pattern, [star for star, _ in found]) for pattern in labels}
     first = next((pattern for pattern, files in there.items() if files), None)
     rows = []
-    for star, path in place.find(images).items():
+    for star, path in found:
         pattern = next((pattern for pattern, files in there.items() if star in files), first)
         label = None if pattern is None else there[pattern].get(star, pattern.replace("*", star))
         label_format = None if pattern is None else labels[pattern]

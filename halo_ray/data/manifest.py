@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from halo_ray.bounds import Range, check_ranges
+from halo_ray.data.aliases import check_apart
 from halo_ray.data.images import read_mask
 from halo_ray.data.listing import MANIFEST, MAX_SIDE, Root, check_pattern
+from halo_ray.data.local import file_identity
 from halo_ray.data.readers import SplitConfig, list_split, split_root
+from halo_ray.data.stored_uris import without_credentials
 from halo_ray.errors import InputError
-from halo_ray.secret import redacted
+from halo_ray.place import is_uri
 from halo_ray.storage import Storage
 
 SPLITS = ("source", "pool", "validation")
 
-NAMED_IDS = 5
-"""So many repeated image ids are named in an error."""
+MIN_INPUT = 32
+"""Pixels of a side that every network takes."""
+
+Side = Annotated[int, Range(MIN_INPUT, MAX_SIDE)]
 
 
 @dataclass(frozen=True)
@@ -44,21 +49,19 @@ class DataConfig:
     known_labels: str | None = None
     """Pattern below the pool's root of label images that you have already, with * where the image id stands; they may
     cover any part of any image, void meaning unlabelled. They are imported as round 0 and cost nothing."""
-    height: int = 128
+    height: Side = 128
     """Height in pixels to which images are resized for the network; labels keep their own."""
-    width: int = 256
+    width: Side = 256
     """Width in pixels to which images are resized for the network."""
-    source_height: int | None = None
+    source_height: Annotated[int | None, Range(MIN_INPUT, MAX_SIDE)] = None
     """The same for training on source images; null: height."""
-    source_width: int | None = None
+    source_width: Annotated[int | None, Range(MIN_INPUT, MAX_SIDE)] = None
     """The same for training on source images; null: width."""
 
     def __post_init__(self) -> None:
-        for key in ("height", "width", "source_height", "source_width"):
-            if getattr(self, key) is not None and getattr(self, key) < 32:
-                raise InputError(f"data.{key} is {getattr(self, key)}: the network needs at least 32 pixels")
-            if getattr(self, key) is not None and getattr(self, key) > MAX_SIDE:
-                raise InputError(f"data.{key} is {getattr(self, key)}: a side may have {MAX_SIDE} pixels at most")
+        check_ranges(self, "data.")
+        for split in SPLITS:
+            check_ranges(getattr(self, split), f"data.{split}.")
         for split in ("pool", "validation"):
             if getattr(self, split).reader == "none":
                 raise InputError(f"data.{split}.reader is none: only the source may be missing")
@@ -90,7 +93,7 @@ def list_splits(config: DataConfig, data_root: str, seed: int, *, pool_labels: b
         pool_labels: every pool image must have a label.
 
     Raises:
-        InputError: as list_split; a split without labels that needs them; an image id that stands twice.
+        InputError: as list_split; a split without labels that needs them; a validation image in another split.
     """
     tables = {split: list_split(getattr(config, split), data_root, key=f"data.{split}", seed=seed) for split in SPLITS}
     for split, table in tables.items():
@@ -100,24 +103,15 @@ def list_splits(config: DataConfig, data_root: str, seed: int, *, pool_labels: b
             which = f"{bare[0].as_py()!r} and {len(bare) - 1} more images have no label"
             ask = ", or let people label the pool with annotation.oracle files" if split == "pool" else ""
             raise InputError(f"data.{split}: {which}, but {use} needs one: set data.{split}.labels or add them{ask}")
-        ids = table["image_id"].to_pylist()
-        twice = sorted({one for one, other in pairwise(ids) if one == other})
-        if twice:
-            others = f" and {len(twice) - NAMED_IDS} more" if len(twice) > NAMED_IDS else ""
-            named = ", ".join(map(repr, twice[:NAMED_IDS]))
-            raise InputError(
-                f"data.{split}: image ids must be unique, but {named}{others} stand more than once: rename their images"
-            )
-    both = set(tables["pool"]["image_uri"].to_pylist()) & set(tables["validation"]["image_uri"].to_pylist())
-    if both:
-        raise InputError(f"data.validation shares image {min(both)} with data.pool: validation must not be trained on")
+    check_apart(tables["validation"], {split: tables[split] for split in ("pool", "source")})
     return Splits(**tables)
 
 
 def local_files(splits: Splits) -> list[str]:
-    """The first image of each split that lies in a local file."""
-    first = [getattr(splits, split)["image_uri"][0].as_py() for split in SPLITS if getattr(splits, split).num_rows]
-    return [uri for uri in first if "://" not in uri]
+    """The first image of each split that lies in a local file; the inspection will name those that are none."""
+    uris = (getattr(splits, split)["image_uri"].to_pylist() for split in SPLITS)
+    first = (next((uri for uri in each if is_uri(uri) or file_identity(uri) is not None), None) for each in uris)
+    return [uri for uri in first if uri is not None and not is_uri(uri)]
 
 
 def pool_mask(path: str | None, data_root: str, pool: pa.Table) -> npt.NDArray[np.bool_] | None:
@@ -131,7 +125,7 @@ def pool_mask(path: str | None, data_root: str, pool: pa.Table) -> npt.NDArray[n
     """
     if path is None:
         return None
-    relative = data_root and "://" not in path and not os.path.isabs(path)
+    relative = data_root and not is_uri(path) and not os.path.isabs(path)
     mask = read_mask(Root(data_root).path_uri(path) if relative else path)
     for image_id, size in zip(pool["image_id"].to_pylist(), sizes(pool), strict=True):
         if size != mask.shape:
@@ -152,8 +146,8 @@ def known_labels(config: DataConfig, data_root: str, pool: pa.Table) -> pa.Table
         return pool.slice(0, 0)
     check_pattern("data.known_labels", config.known_labels)
     root = Root(split_root(config.pool, data_root, "data.pool"))
-    found = root.find(config.known_labels)
-    known = pool.filter(pc.is_in(pool["image_id"], pa.array(list(found), pa.string())))
+    found = root.find(config.known_labels, pool["image_id"].to_pylist())
+    known = pool.filter(pa.array([name in found for name in pool["image_id"].to_pylist()], pa.bool_()))
     if not known.num_rows:
         raise InputError(
             f"data.known_labels: nothing below {root.uri} matches {config.known_labels!r} and a pool image"
@@ -167,8 +161,8 @@ def save_splits(splits: Splits, storage: Storage) -> None:
     for split in SPLITS:
         table = getattr(splits, split)
         for name in ("image_uri", "label_uri"):
-            shown = [uri and redacted(uri) for uri in table[name].to_pylist()]
-            table = table.set_column(table.column_names.index(name), MANIFEST.field(name), pa.array(shown, pa.string()))
+            bare = without_credentials(table[name])
+            table = table.set_column(table.column_names.index(name), MANIFEST.field(name), bare)
         storage.write_checked_table(f"manifests/{split}.parquet", table)
 
 

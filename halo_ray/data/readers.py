@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Annotated
 
 import pyarrow as pa
 
+from halo_ray.bounds import COUNT, Range
+from halo_ray.data.aliases import one_name_each
 from halo_ray.data.images import SYNTHETIC
 from halo_ray.data.layouts import acdc, camvid, cityscapes, folder, gtav, synthia
 from halo_ray.data.listing import MANIFEST, MAX_SIDE, only_listed
 from halo_ray.data.synthetic import MIN_SIDE, STYLES
 from halo_ray.errors import InputError
 from halo_ray.filesystems import below
+from halo_ray.place import is_uri
 from halo_ray.suggest import nearest
 
 LAYOUTS = {"cityscapes": cityscapes, "gtav": gtav, "synthia": synthia, "acdc": acdc, "camvid": camvid}
@@ -29,7 +33,7 @@ MOST_SCENES = 10_000_000
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """Where the images of one split come from."""
+    """Where the images of one split come from; DataConfig checks the ranges, since it knows which one."""
 
     reader: str = "synthetic"
     """Folder layout: cityscapes, gtav, synthia, acdc, camvid, folder (any), synthetic (rendered), or none (no
@@ -45,35 +49,27 @@ class SplitConfig:
     """Reader folder: pattern of the labels, with * where the image id stands; null: no labels."""
     list_file: str | None = None
     """File below the root with one image id per line; null: all images of the split."""
-    count: int = 0
+    count: Annotated[int, Range(0, COUNT)] = 0
     """Use the first so many images; 0: all."""
-    scenes: int = 0
+    scenes: Annotated[int, Range(0, MOST_SCENES)] = 0
     """Reader synthetic: number of scenes."""
-    first: int = 0
+    first: Annotated[int, Range(0, COUNT)] = 0
     """Reader synthetic: index of the first scene."""
-    height: int = 128
+    height: Annotated[int, Range(MIN_SIDE, MAX_SIDE)] = 128
     """Reader synthetic: height of a scene in pixels."""
-    width: int = 256
+    width: Annotated[int, Range(MIN_SIDE, MAX_SIDE)] = 256
     """Reader synthetic: width of a scene in pixels."""
-
-    def __post_init__(self) -> None:
-        for key in ("count", "scenes", "first"):
-            if getattr(self, key) < 0:
-                raise InputError(f"data.*.{key} is {getattr(self, key)}: it must be 0 or more")
-        for key, most in (("scenes", MOST_SCENES), ("height", MAX_SIDE), ("width", MAX_SIDE)):
-            if getattr(self, key) > most:
-                raise InputError(f"data.*.{key} is {getattr(self, key)}: it must be at most {most}")
 
 
 def list_split(config: SplitConfig, data_root: str, *, key: str, seed: int = 0) -> pa.Table:
-    """The manifest of one split, sorted by image id.
+    """The manifest of one split, sorted by image id; each image stands there once, however many names it has.
 
     Args:
         key: the config key of the split, named in errors.
         seed: of the synthetic scenes.
 
     Raises:
-        InputError: unknown reader, missing directory or files, or no image at all.
+        InputError: unknown reader, missing directory or files, two images of one id, or no image at all.
     """
     if config.reader not in READERS:
         raise InputError(f"{key}.reader: no reader {config.reader!r}; {nearest(config.reader, READERS)}")
@@ -88,7 +84,7 @@ def list_split(config: SplitConfig, data_root: str, *, key: str, seed: int = 0) 
     else:
         root = split_root(config, data_root, key)
         try:
-            table = _read(config, root)
+            table = one_name_each(_read(config, root), key)
         except InputError as error:
             raise InputError(f"{key}: {error}") from error
     table = table.sort_by("image_id")
@@ -109,7 +105,7 @@ def split_root(config: SplitConfig, data_root: str, key: str) -> str:
     root = config.root or data_root
     if not root:
         raise InputError(f"{key} needs a directory: set --data_root or --{key}.root")
-    if not config.root or not data_root or "://" in root or os.path.isabs(root):
+    if not config.root or not data_root or is_uri(root) or os.path.isabs(root):
         return root
     return below(data_root, root)
 
@@ -124,9 +120,6 @@ def _synthetic(config: SplitConfig, seed: int, key: str) -> pa.Table:
     style = config.split or ("source" if key == "data.source" else "target")
     if style not in STYLES:
         raise InputError(f"{key}.split: no synthetic style {style!r}; {nearest(style, STYLES)}")
-    for side in ("height", "width"):
-        if getattr(config, side) < MIN_SIDE:
-            raise InputError(f"{key}.{side} is {getattr(config, side)}: a scene needs at least {MIN_SIDE} pixels")
     rows: list[dict[str, object]] = []
     for index in range(config.first, config.first + config.scenes):
         uri = f"{SYNTHETIC}://{style}/{seed}/{index}?height={config.height}&width={config.width}"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from halo_ray.errors import InputError
+from halo_ray.bounds import COUNT, Range, check_ranges
 
 Ints = npt.NDArray[np.int64]
 
@@ -33,16 +32,13 @@ class SourceSampling:
     method: Literal["uniform", "class_balanced", "rare_class"] = "uniform"
     """uniform: every image once before any comes again; class_balanced: of the class that was shown least so far
     (official code); rare_class: of a class drawn the more often, the rarer it is (DAFormer, Hoyer et al. 2022)."""
-    temperature: float = 0.01
+    temperature: Annotated[float, Range(1e-6, 1e6)] = 0.01
     """rare_class: T of the softmax over 1 − class share; small ones prefer the rarest class."""
-    min_pixels: int = 3000
+    min_pixels: Annotated[int, Range(0, COUNT)] = 3000
     """rare_class: a class is looked for in images with more pixels of it than this, if there are any."""
 
     def __post_init__(self) -> None:
-        if not (self.temperature > 0 and math.isfinite(self.temperature)):
-            raise InputError(f"training.source_sampling.temperature is {self.temperature}: it must be above 0")
-        if self.min_pixels < 0:
-            raise InputError(f"training.source_sampling.min_pixels is {self.min_pixels}: it must be 0 or more")
+        check_ranges(self, "training.source_sampling.")
 
     def draw(self, images: int, draws: int, class_pixels: Ints | None, random: np.random.Generator) -> Draws:
         """A sequence of ``draws`` of ``images`` images.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageEnhance
 
+from halo_ray.bounds import Range, check_ranges
 from halo_ray.data.classes import IGNORE
 from halo_ray.errors import InputError
 
@@ -40,23 +41,21 @@ class AugmentationConfig:
 
     flip: bool = True
     """Mirror half of the images."""
-    color_jitter: float = 0.2
+    color_jitter: Annotated[float, Range(0, 1)] = 0.2
     """Largest relative change of brightness and contrast."""
-    saturation_jitter: float = 0.0
+    saturation_jitter: Annotated[float, Range(0, 1)] = 0.0
     """Largest relative change of colour saturation."""
-    hue_jitter: float = 0.0
+    hue_jitter: Annotated[float, Range(0, 0.5)] = 0.0
     """Largest shift of hues, as a share of the colour circle (at most 0.5)."""
-    random_scale: tuple[float, float] = (1.0, 1.0)
+    random_scale: Annotated[tuple[float, float], Range(0.01, 100)] = (1.0, 1.0)
     """Images are scaled by a random factor of their own size in this range, and a window of the input's size is cut out
     (filled up where they are smaller); [1, 1]: the whole image is resized to the input (paper)."""
 
     def __post_init__(self) -> None:
-        for key, most in (("color_jitter", 1), ("saturation_jitter", 1), ("hue_jitter", 0.5)):
-            if not 0 <= getattr(self, key) <= most:
-                raise InputError(f"training.augment.{key} is {getattr(self, key)}: it must lie in 0..{most}")
+        check_ranges(self, "training.augment.")
         low, high = self.random_scale
-        if not 0 < low <= high < math.inf:
-            raise InputError(f"training.augment.random_scale is [{low}, {high}]: it must be two rising numbers above 0")
+        if low > high:
+            raise InputError(f"training.augment.random_scale is [{low}, {high}]: the numbers must not fall")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from halo_ray.errors import InputError
+from halo_ray.models.described import NOT_STORED, check_backbone_config
 from halo_ray.models.dilation import dilate
 from halo_ray.suggest import nearest
 
@@ -59,7 +60,7 @@ class Backbone(nn.Module):
     def __init__(self, model: nn.Module, *, frozen: bool) -> None:
         super().__init__()
         self.model = model
-        self.config: dict[str, Any] = model.config.to_dict()  # type: ignore[union-attr,operator]
+        self.config = _stored(model.config)
         self.frozen = frozen
         self.requires_grad_(not frozen)
         probe = 64
@@ -117,41 +118,50 @@ def build_backbone(
 
     Raises:
         InputError: nothing of that name can be loaded, its weights do not fit (the keys are named), it gives no feature
-            pyramid, or it has no dilated form.
+            pyramid, it has no dilated form, or it cannot be built again from its configuration alone.
     """
-    # transformers takes seconds to import; a process that builds no model should not pay for it.
+    # transformers takes seconds to import; a process that builds no model should not wait for it.
     from transformers import MODEL_FOR_BACKBONE_MAPPING, MODEL_MAPPING
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     settings = _architecture(name, config)
+    check_backbone_config(_stored(settings), f"model.backbone {name}: config")
+    if settings._attn_implementation not in (None, "eager", "sdpa"):
+        raise InputError(f"model.backbone {name}: config._attn_implementation names a kernel elsewhere: remove it")
     if settings.model_type == "mobilenet_v2" and output_stride is not None:
         settings.output_stride = output_stride
-    if type(settings) in MODEL_FOR_BACKBONE_MAPPING:
-        kind = MODEL_FOR_BACKBONE_MAPPING[type(settings)]
-        stages = [stage for stage in settings.stage_names if stage.startswith("stage")]
-        settings.set_output_features_output_indices(out_features=stages, out_indices=None)
-    elif type(settings) in MODEL_MAPPING:
-        kind = MODEL_MAPPING[type(settings)]
-    else:
-        raise InputError(f"model.backbone {name!r} is no image model ({settings.model_type}): name a backbone")
+    if settings.sub_configs:  # which may name models that are looked up
+        raise InputError(f"model.backbone {name!r} is made of several models ({settings.model_type}): name a backbone")
     try:
+        if type(settings) in MODEL_FOR_BACKBONE_MAPPING:
+            kind = MODEL_FOR_BACKBONE_MAPPING[type(settings)]
+            stages = [stage for stage in settings.stage_names if stage.startswith("stage")]
+            settings.set_output_features_output_indices(out_features=stages, out_indices=None)
+        elif type(settings) in MODEL_MAPPING:
+            kind = MODEL_MAPPING[type(settings)]
+        else:
+            raise InputError(f"model.backbone {name!r} is no image model ({settings.model_type}): name a backbone")
         model = _load(kind, settings, weights) if weights else kind(settings)
         if output_stride is not None and settings.model_type != "mobilenet_v2":
             dilate(model, output_stride)
         backbone = Backbone(model, frozen=frozen)
-    except (AttributeError, TypeError, IndexError, KeyError, ValueError, RuntimeError) as error:
+    except (AttributeError, TypeError, ArithmeticError, LookupError, ValueError, RuntimeError, ImportError) as error:
         raise InputError(
             f"model.backbone {name!r} gives no feature maps ({_first_line(error)}): name a backbone for images"
         ) from error
-    if len(backbone.strides) < 2:
+    if len(backbone.strides) < 2 or backbone.strides[0] < 1:
         raise InputError(
             f"model.backbone {name!r} gives maps of stride {backbone.strides[0]} alone, no pyramid: name another"
         )
     if output_stride is not None and backbone.strides[-1] != output_stride:
         raise InputError(f"model.output_stride {output_stride}: {name} gives {backbone.strides[-1]} at best")
     return backbone
+
+
+def _stored(settings: Any) -> dict[str, Any]:
+    return {key: value for key, value in settings.to_dict().items() if key not in NOT_STORED}
 
 
 def architecture(name: str) -> dict[str, Any]:
@@ -180,12 +190,12 @@ def locate(key: str, name: str, known: Collection[str] = ()) -> str:
 def _architecture(name: str, config: dict[str, Any] | None) -> Any:
     from transformers import AutoConfig
 
-    config = config or ARCHITECTURES.get(name)
+    config = ARCHITECTURES.get(name) if config is None else config
     try:
         if config is not None:
             return AutoConfig.for_model(**config)
         name = locate("model.backbone", name, ARCHITECTURES)
-        return AutoConfig.from_pretrained(name, local_files_only=Path(name).is_dir())
+        return AutoConfig.from_pretrained(name, local_files_only=Path(name).is_dir(), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise InputError(
             f"model.backbone {name!r} is no folder in the transformers format, and no hub id that can be reached"

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import jsonargparse
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
+from safetensors.torch import load
+from torch import Tensor, nn
 
+from halo_ray.bounds import Range, check_ranges
+from halo_ray.checkpoint_files import read_checkpoint_file
+from halo_ray.data.classes import IGNORE
 from halo_ray.errors import InputError, one_line
 from halo_ray.models.backbones import ARCHITECTURES, Backbone, architecture, build_backbone, locate
 from halo_ray.models.decoders import DeepLabV2Decoder, DeepLabV3PlusDecoder, FusionDecoder, SegformerDecoder
+from halo_ray.models.described import check_backbone_config, check_weights, offline, without_data
 from halo_ray.models.norms import freeze_batch_norms
 from halo_ray.models.pretrained import load_pretrained
 from halo_ray.models.reweighting import FeatureReweighting
 from halo_ray.models.segmenter import EuclideanHead, HyperbolicHead, Segmenter
+from halo_ray.storage import Storage
 
 MOST_CHANNELS = 4096
 """Of an embedding or decoder; several times what any published one has."""
@@ -44,38 +50,31 @@ class ModelConfig:
     """Image pixels per feature of the coarsest map, by dilation of a ResNet or MobileNetV2 (official: 8); null: 32."""
     decoder: Literal["fusion", "deeplabv2", "deeplabv3plus", "segformer"] = "fusion"
     """fusion is small and needs no batch statistics; the others are those of the papers."""
-    decoder_width: int | None = None
+    decoder_width: Annotated[int | None, Range(8, MOST_CHANNELS)] = None
     """Channels inside the decoder, a multiple of 8; null: 64 in fusion, 512 in deeplabv3plus, in segformer 768, or 256
     over backbones of at most 8 blocks (mit-b0, mit-b1); deeplabv2 has none."""
     geometry: Literal["hyperbolic", "euclidean"] = "hyperbolic"
     """Space of the embedding."""
-    curvature: float = 1.0
+    curvature: Annotated[float, Range(1e-4, 1e4)] = 1.0
     """Curvature c > 0 of the Poincaré ball of curvature −c (no unit); unused by Euclidean models."""
-    embedding: int = 64
+    embedding: Annotated[int, Range(2, MOST_CHANNELS)] = 64
     """Dimensions D of the embedding."""
     hfr: Literal["off", "official", "resolution-free"] = "off"
     """Hyperbolic feature reweighting before the embedding; resolution-free keeps its scale at every image size."""
     frozen_hfr_norm: bool = False
     """Keep the statistics of the feature reweighting's batch norm as they are."""
-    pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    pixel_mean: Annotated[tuple[float, float, float], Range(-100, 100)] = (0.485, 0.456, 0.406)
     """Mean of each colour channel (0..1) that the backbone was trained with."""
-    pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    pixel_std: Annotated[tuple[float, float, float], Range(1e-3, 100)] = (0.229, 0.224, 0.225)
     """Standard deviation of each colour channel (0..1) that the backbone was trained with."""
 
     def __post_init__(self) -> None:
-        if not (self.curvature > 0 and math.isfinite(self.curvature)):
-            raise InputError(f"model.curvature is {self.curvature}: it must be a finite number above 0")
-        if not 2 <= self.embedding <= MOST_CHANNELS:
-            raise InputError(f"model.embedding is {self.embedding}: it must be at least 2, at most {MOST_CHANNELS}")
+        check_ranges(self, "model.")
         width = self.decoder_width
-        if width is not None and (not 8 <= width <= MOST_CHANNELS or width % 8):
-            raise InputError(f"model.decoder_width is {width}: it must be a multiple of 8, at most {MOST_CHANNELS}")
+        if width is not None and width % 8:
+            raise InputError(f"model.decoder_width is {width}: it must be a multiple of 8")
         if width is not None and self.decoder == "deeplabv2":
             raise InputError("model.decoder_width: deeplabv2 goes straight to the embedding and has none: leave it out")
-        if not all(0 < std < math.inf for std in self.pixel_std):
-            raise InputError(f"model.pixel_std is {list(self.pixel_std)}: each must be a finite number above 0")
-        if not all(map(math.isfinite, self.pixel_mean)):
-            raise InputError(f"model.pixel_mean is {list(self.pixel_mean)}: each must be a finite number")
 
     @property
     def has_live_norms(self) -> bool:
@@ -132,7 +131,7 @@ def build_model(config: ModelConfig, classes: int) -> Segmenter:
     if config.pretrained and (Path(config.pretrained) / MODEL_FILE).is_file():
         return _from_checkpoint(config, classes)
     own = None if config.backbone in ARCHITECTURES else config.backbone
-    model = _assemble(config, classes, weights=None if file else config.pretrained or own)
+    model = _keep_unused_from_training(_assemble(config, classes, weights=None if file else config.pretrained or own))
     if file:
         load_pretrained(model, config.pretrained)
     return model
@@ -142,11 +141,12 @@ def _from_checkpoint(config: ModelConfig, classes: int) -> Segmenter:
     """The network of a checkpoint directory, which must be the one that ``config`` describes."""
     folder = Path(config.pretrained)
     try:
-        description = json.loads((folder / MODEL_FILE).read_text())
+        storage = Storage(str(folder))
+        description = json.loads(read_checkpoint_file(storage, "", MODEL_FILE))
         there = {**description["model"], "classes": description["classes"]}
         backbone, named = dict(description["backbone"]), description["model"]["backbone"]
-        weights = load_file(folder / WEIGHTS_FILE)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
+        weights = load(read_checkpoint_file(storage, "", WEIGHTS_FILE))
+    except (InputError, OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise InputError(f"model.pretrained: checkpoint {folder} cannot be read: {one_line(error)}") from error
     wanted = {**json.loads(json.dumps(asdict(config))), "classes": classes}
     differ = [key for key in (*_SHAPED_BY, "classes") if there.get(key) != wanted[key]]
@@ -155,20 +155,29 @@ def _from_checkpoint(config: ModelConfig, classes: int) -> Segmenter:
             f"model.pretrained: checkpoint {folder} is of another network: "
             + ", ".join(f"{_setting(key)} is {there.get(key)} there and {wanted[key]} here" for key in differ)
         )
-    own = architecture(config.backbone)
-    if any(own.get(key) != backbone.get(key) for key in _BACKBONE_SHAPED_BY):
+    if not _same_backbone(config.backbone, str(named), backbone):
         raise InputError(
             f"model.pretrained: checkpoint {folder} is of another network: model.backbone is "
             f"{named} there and {config.backbone} here"
         )
     try:
-        model = _assemble(config, classes, backbone_config=backbone)
+        model = _rebuilt(config, classes, backbone, weights)
         model.load_state_dict(weights)
     except Exception as error:  # a damaged description makes transformers raise anything
         raise InputError(
-            f"model.pretrained: checkpoint {folder} does not fit its own description: restore it from a copy"
+            f"model.pretrained: checkpoint {folder} does not fit its own description ({one_line(error)}): restore it "
+            "from a copy"
         ) from error
     return model
+
+
+def _same_backbone(name: str, there: str, backbone: dict[str, Any]) -> bool:
+    """Whether ``name`` is the architecture of a checkpoint, which was called ``there``; nothing is fetched for that."""
+    if name == there and name not in ARCHITECTURES and not Path(name).exists():
+        return True  # a hub id
+    with offline():
+        own = architecture(name)
+    return all(own.get(key) == backbone.get(key) for key in _BACKBONE_SHAPED_BY)
 
 
 def _setting(key: str) -> str:
@@ -180,10 +189,43 @@ def describe_model(config: ModelConfig, classes: int, model: Segmenter) -> dict[
     return {"model": asdict(config), "classes": classes, "backbone": model.backbone.config}
 
 
-def rebuild_model(description: dict[str, Any]) -> Segmenter:
-    """The architecture that describe_model described, with random weights."""
-    config = ModelConfig(**description["model"])
-    return _assemble(config, description["classes"], backbone_config=description["backbone"])
+def rebuild_model(description: dict[str, Any], weights: Mapping[str, Tensor]) -> Segmenter:
+    """The architecture that describe_model described, with random weights in the shapes of ``weights``.
+
+    Whoever wrote the description, nothing is looked up in any hub, and nothing larger than the weights is allocated.
+
+    Raises:
+        InputError: a key cannot be used, or the weights are of another network.
+    """
+    try:
+        config = _described(description["model"])
+        return _rebuilt(config, description["classes"], description["backbone"], weights)
+    except InputError:
+        raise
+    except Exception as error:  # a damaged description makes transformers raise anything
+        raise InputError(f"{MODEL_FILE} describes no network ({one_line(error)}): restore it from a copy") from error
+
+
+def _described(settings: dict[str, Any]) -> ModelConfig:
+    """The settings of a stored network; what they name is not used, since the network is described beside them."""
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(ModelConfig)
+    parsed = parser.parse_object({**settings, "backbone": MODEL_FILE, "pretrained": ""}).as_dict()
+    missing = [item.name for item in fields(ModelConfig) if parsed[item.name] is None and item.default is not None]
+    if missing:
+        raise InputError(f"{MODEL_FILE}: model.{missing[0]} is null: restore it from a copy")
+    return ModelConfig(**parsed)
+
+
+def _rebuilt(config: ModelConfig, classes: Any, backbone: Any, weights: Mapping[str, Tensor]) -> Segmenter:
+    if not isinstance(classes, int):
+        raise InputError(f"{MODEL_FILE}: classes is no number: restore it from a copy")
+    Range(1, IGNORE).check(f"{MODEL_FILE}: classes", classes)
+    check_backbone_config(backbone, f"{MODEL_FILE}: backbone")
+    with offline():
+        with without_data(weights):
+            check_weights(_assemble(config, classes, backbone_config=backbone), weights)
+        return _keep_unused_from_training(_assemble(config, classes, backbone_config=backbone))
 
 
 def _assemble(
@@ -219,7 +261,6 @@ def _assemble(
     )
     if config.frozen_batch_norm:
         freeze_batch_norms(model)
-    _keep_unused_from_training(model, 2 * backbone.strides[-1])
     return model
 
 
@@ -249,11 +290,13 @@ def _start_near_origin(decoder: nn.Module) -> None:
                 parameter.mul_(START_LENGTH)
 
 
-def _keep_unused_from_training(model: Segmenter, side: int) -> None:
+def _keep_unused_from_training(model: Segmenter) -> Segmenter:
     """Parameters that the logits do not depend on never get a gradient, and would make data-parallel training wait."""
+    side = 2 * int(model.backbone.strides[-1])  # type: ignore[index]
     parameters = [p for p in model.parameters() if p.requires_grad]
     logits = model.eval().segment(torch.zeros(1, 3, side, side)).logits
     gradients = torch.autograd.grad(logits.sum(), parameters, allow_unused=True)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.requires_grad_(gradient is not None)
     model.train()
+    return model

@@ -84,7 +84,7 @@ def measure(config: Config, start: Cost) -> Measured:
     sample, inspection = _inspected(config, looked_at)
     found = _whole(config, listed, sample)
     found.costs |= {"start": start, "inspect": inspection}
-    storage, name = Storage(config.output_dir), f"plan-{uuid.uuid4().hex[:8]}"
+    storage, name = Storage(config.output_dir), f".plan-{uuid.uuid4().hex[:8]}"
     try:
         with open_experiment(_scratch(config, found, looked_at, sample, storage.below(name).uri)) as context:
             _time_stages(config, context, found)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from halo_ray.acquisition.candidates import maps_of
 from halo_ray.acquisition.scores import ACQUISITIONS, acquisition_maps
-from halo_ray.checkpoint import load_model, scoring_checkpoint
+from halo_ray.checkpoint import checkpoint_stage, load_model, scoring_checkpoint
 from halo_ray.data.features import network_input
 from halo_ray.data.images import read_image
 from halo_ray.data.transforms import View
@@ -25,7 +25,9 @@ from halo_ray.errors import BadRecordError, InputError
 from halo_ray.models.segmenter import Segmenter
 from halo_ray.report.reported import Reported
 from halo_ray.runtime import inference_here
+from halo_ray.seals import check_stage
 from halo_ray.secret import redacted
+from halo_ray.stages import Stages
 
 EXAMPLES = 3
 """Frames that are shown with their maps: those in which the last round bought most."""
@@ -94,7 +96,9 @@ def examples(told: Reported, *, own_functions: bool) -> tuple[list[Picture], lis
     images, missing = _read_images(told, ids)
     notes += missing
     try:
-        model = load_model(told.storage, scoring_checkpoint(number))
+        checkpoint = scoring_checkpoint(number)
+        check_stage(Stages(told.storage), checkpoint_stage(checkpoint))
+        model = load_model(told.storage, checkpoint)
     except InputError as error:
         return [], [*notes, redacted(f"no maps: {error}")]
     picks = told.picks(images)

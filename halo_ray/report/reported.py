@@ -17,8 +17,9 @@ from halo_ray.data.classes import IGNORE, ClassSet
 from halo_ray.data.inspection import stored_class_pixels
 from halo_ray.errors import InputError
 from halo_ray.results import Row, has_metrics, read_metrics
-from halo_ray.secret import redacted
-from halo_ray.stages import Stages
+from halo_ray.seals import check_stage
+from halo_ray.secret import redacted, shown
+from halo_ray.stages import BEGIN, Stages
 from halo_ray.storage import Storage, round_directory
 from halo_ray.stored import stored_classes, stored_config, stored_pool
 from halo_ray.stored_config import StoredConfig
@@ -53,7 +54,7 @@ class Reported:
     @property
     def uri(self) -> str:
         """Without credentials."""
-        return redacted(self.storage.uri)
+        return shown(self.storage.uri)
 
     @property
     def purchases(self) -> int:
@@ -92,9 +93,10 @@ def read_experiment(storage: Storage, data_root: str | None = None) -> Reported:
         raise InputError(f"{storage.uri} holds no experiment: name the output_dir of one")
     if not has_metrics(storage):
         raise InputError(f"{storage.uri} has not evaluated a model yet: wait for its first record")
+    check_stage(Stages(storage), BEGIN)
     (stored, text), classes, rows = stored_config(storage), stored_classes(storage), read_metrics(storage)
     evaluations = {row["round"]: _histograms(storage, row["round"]) for row in rows}
-    bought, regions = _purchases(Ledger(storage), rows, len(classes.classes))
+    bought, regions = _purchases(storage, rows, len(classes.classes))
     return Reported(
         storage=storage,
         stored=stored,
@@ -118,12 +120,13 @@ def _histograms(storage: Storage, number: int) -> dict[str, Any] | None:
     return found
 
 
-def _purchases(ledger: Ledger, rows: list[Row], classes: int) -> tuple[Counts, list[Counter[str]]]:
+def _purchases(storage: Storage, rows: list[Row], classes: int) -> tuple[Counts, list[Counter[str]]]:
     """Pixels by class, and regions by image, of every recorded purchase; one round in memory at a time."""
-    bought, regions = [], []
+    ledger, bought, regions = Ledger(storage), [], []
     for number in range(1, rows[-1]["round"] + 1):
         if not ledger.committed(number):
             break  # full supervision buys nothing
+        check_stage(Stages(storage), f"{round_directory(number)}/annotate")
         table = ledger.read(number + 1, ["image_id", "region_y", "region_x", "label"], first=number)
         labels = table["label"].to_numpy()
         counts = np.bincount(labels, minlength=IGNORE + 1)

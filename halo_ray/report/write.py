@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -17,8 +16,10 @@ from halo_ray.report.frames import Picture
 from halo_ray.report.layout import FILES, PAGE, REPORT
 from halo_ray.report.page import Section, render
 from halo_ray.report.reported import Reported, read_experiment
-from halo_ray.results import has_metrics
-from halo_ray.storage import Storage
+from halo_ray.results import has_metrics, read_metrics
+from halo_ray.root import foreign_entries
+from halo_ray.stages import Stages
+from halo_ray.storage import Storage, sha256
 
 MANY = 4
 """From more experiments than these, one of each group is shown with frames: a page of hundreds could not be opened."""
@@ -45,7 +46,8 @@ def report(named: Sequence[str], out: str | None, *, own_functions: bool, data_r
         data_root: where the images lie now; None: where they lay when the experiments were begun.
 
     Raises:
-        InputError: one is neither, or has nothing to report, or there are several and ``out`` is None.
+        InputError: one is neither, or has nothing to report, or there are several and ``out`` is None; or ``out`` holds
+            something else than an earlier report.
     """
     if out is None and len(named) > 1:
         raise InputError("several experiments are named, and no directory for their report: give --out")
@@ -53,6 +55,8 @@ def report(named: Sequence[str], out: str | None, *, own_functions: bool, data_r
     found = {each.uri.rstrip("/"): each for name in named for each in _experiments(Storage(name))}
     experiments = [read_experiment(each, data_root) for each in found.values()]
     target = Storage(named[0]).below(REPORT) if out is None else Storage(out)
+    if out is not None:
+        _check_empty(target)
     target.check_writable("--out")
     return target.below(write_report(experiments, target, own_functions=own_functions)).uri
 
@@ -75,6 +79,9 @@ def write_report(experiments: Sequence[Reported], out: Storage, *, own_functions
 
     Args:
         own_functions: whether an acquisition function that is named by a dotted path may be imported.
+
+    Raises:
+        InputError: ``out`` is an experiment's own report, and that experiment has more records by now.
     """
     pictures: dict[str, bytes] = {}
 
@@ -108,19 +115,35 @@ def write_report(experiments: Sequence[Reported], out: Storage, *, own_functions
     title = f"{len(experiments)} experiments" if several else experiments[0].uri
     files = {f"{name}.png": png for name, png in pictures.items()}
     files[PAGE] = render(title, above, sections, pictures)
-    before = _named(out)
+    for told in experiments:
+        # The run that made the record writes its own report, which must not give way to an older one.
+        if out.uri == told.storage.below(REPORT).uri and len(read_metrics(told.storage)) > len(told.rows):
+            raise InputError(
+                f"{told.storage.uri} got a record while {out.uri} was being made: run the same command again"
+            )
+    for name in _earlier(out) - files.keys():
+        if name.endswith(".png") and "/" not in name:
+            out.delete(name)
+    digests = {name: sha256(data) for name, data in sorted(files.items())}
+    named = [Stages(each.storage).experiment for each in experiments]
+    # First: a report that was killed is known by it to be ours.
+    out.write_sealed(FILES, {"experiments": named, "files": digests})
     for name, data in files.items():
         out.write(name, data)
-    out.write_sealed(FILES, {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())})
-    for name in before - files.keys():
-        out.delete(name)
     return PAGE
 
 
-def _named(out: Storage) -> set[str]:
-    """The files of an earlier report in the same directory."""
+def _earlier(out: Storage) -> set[str]:
+    """The files of an earlier report in the same directory; none where its list is damaged."""
     try:
-        found = out.read_sealed(FILES) if out.exists(FILES) else {}
+        return {FILES, *out.read_sealed(FILES).get("files", {})} if out.exists(FILES) else set()
     except InputError:
         return set()
-    return {name for name in found if name.endswith(".png") and "/" not in name}
+
+
+def _check_empty(out: Storage) -> None:
+    """Raises InputError where a directory holds what is neither an earlier report nor hidden."""
+    for name in foreign_entries(out, _earlier(out)):
+        raise InputError(
+            f"--out {out.uri} is neither empty nor an earlier report (it holds {name!r}): name another directory"
+        )

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,9 +15,11 @@ from matplotlib.figure import Figure
 from halo_ray.config import Config
 from halo_ray.figures import COLORS, MARKERS, save_figure
 from halo_ray.intervals import CONFIDENCE, half_interval, percent
-from halo_ray.results import has_metrics, read_metrics
-from halo_ray.storage import Storage
-from halo_ray.sweep.space import FINISHED, FLOOR, STOPPED, Point, SearchSpace, configure, status
+from halo_ray.results import Row, has_metrics, read_metrics
+from halo_ray.storage import Storage, as_json
+from halo_ray.sweep.directory import RESULTS
+from halo_ray.sweep.space import FLOOR, Point, SearchSpace, configure
+from halo_ray.sweep.status import FINISHED, STOPPED, status
 from halo_ray.text_table import text_table
 
 
@@ -50,9 +51,22 @@ class Cell:
     """mIoU of the seeds that ``miou`` is the mean of."""
 
 
-def read_cells(base: Config, space: SearchSpace) -> list[Cell]:
-    """The cells of all trials that have a record, in the order of the space."""
-    rows = {point: last for point in space.points() if (last := _last(base, point)) is not None}
+Last = tuple[Row, str]
+"""The last record of a trial, and how it stands."""
+
+
+def read_cells(base: Config, space: SearchSpace, finished: Container[str] = ()) -> list[Cell]:
+    """The cells of all trials that have a record, in the order of the space.
+
+    Args:
+        finished: names of trials that are known to be.
+    """
+    found = ((point, _last(base, point, finished)) for point in space.points())
+    return cells_of({point: last for point, last in found if last is not None}, space)
+
+
+def cells_of(rows: Mapping[Point, Last], space: SearchSpace) -> list[Cell]:
+    """The cells of those trials, in the order of the space."""
     crossed = product(space.curvature, space.acquisition, space.budget)
     cells = [_cell(rows, space, *values) for values in crossed]
     return [cell for cell in cells if cell is not None]
@@ -76,30 +90,37 @@ def table(cells: Sequence[Cell], space: SearchSpace) -> str:
     return "\n".join([*text_table([head, *lines], left=len(head)), "", *notes])
 
 
-def write_results(base: Config, space: SearchSpace) -> list[Cell]:
-    """Writes results.json, results.csv and sweep.png to the sweep's directory; gives what they hold."""
-    storage, cells = Storage(base.output_dir), read_cells(base, space)
-    storage.write_json("results.json", [asdict(cell) for cell in cells])
+def write_results(storage: Storage, base: Config, space: SearchSpace, finished: Container[str] = ()) -> list[Cell]:
+    """Writes results.json, results.csv and sweep.png to the sweep's directory; gives what they hold.
+
+    Nothing here reads them. They are written again by every run.
+    """
+    cells = read_cells(base, space, finished)
+    for name, data in repeated(cells).items():
+        storage.write(name, data)
+    _plot(cells, space, storage)
+    return cells
+
+
+def repeated(cells: Sequence[Cell]) -> dict[str, bytes]:
+    """The files that repeat the cells, by name."""
     text = io.StringIO()
     columns = [key for key in Cell.__dataclass_fields__ if key != "values"]
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(cell) for cell in cells)
-    storage.write("results.csv", text.getvalue().encode())
-    _plot(cells, space, storage)
-    return cells
+    return {RESULTS: as_json([asdict(cell) for cell in cells]), "results.csv": text.getvalue().encode()}
 
 
-def _last(base: Config, point: Point) -> tuple[dict[str, Any], str] | None:
-    """The last record of a trial, and its status; None where it has none."""
+def _last(base: Config, point: Point, finished: Container[str]) -> Last | None:
     storage = Storage(configure(base, point).output_dir)
     if not has_metrics(storage):
         return None
-    return read_metrics(storage)[-1], status(base, point)
+    return read_metrics(storage)[-1], status(base, point, finished)
 
 
 def _cell(
-    rows: dict[Point, tuple[dict[str, Any], str]],
+    rows: Mapping[Point, Last],
     space: SearchSpace,
     curvature: float,
     acquisition: str,

@@ -7,20 +7,21 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any, ClassVar, Protocol
 
-from halo_ray.config import Config, config_to_yaml, identity
-from halo_ray.context import finished_rounds
+from halo_ray.bounds import Range
+from halo_ray.config import Config
 from halo_ray.errors import InputError
 from halo_ray.storage import Storage
 
 FLOOR = "random"
 """The acquisition function that every sweep has: what the others must beat."""
 
+SEEDS = Range(1, 10_000)
+"""How many seeds a sweep or a table of a study may have."""
+
 SWEPT = ("seed", "model.curvature", "acquisition.budget", "acquisition.function")
 
-FINISHED, STOPPED, OPEN = "finished", "stopped", "open"
-"""Of a trial: all rounds are done, the scheduler stopped it, or it was not begun, failed or was interrupted."""
-
-_FILE = "sweep.json"
+TRIALS, SHARED = "trials", "shared"
+"""Directories of a sweep: its experiments, and what they share where no other place is named."""
 
 
 class Trial(Protocol):
@@ -101,8 +102,7 @@ class SearchSpace:
             acquisition=(*names, *([] if FLOOR in names else [FLOOR])),
             seeds=seeds,
         )
-        if seeds < 1:
-            raise InputError(f"--seeds is {seeds}: it must be at least 1")
+        SEEDS.check("--seeds", seeds)
         if not base.rounds:
             raise InputError(
                 f"training.protocol {base.training.protocol} buys nothing: sweep source_target or source_free"
@@ -112,6 +112,12 @@ class SearchSpace:
         for point in space.points():
             configure(base, point)
         return space
+
+    @classmethod
+    def stored(cls, told: Mapping[str, Any]) -> SearchSpace:
+        """The space of which ``told`` was read; KeyError or TypeError where that is none."""
+        curvature, budget, acquisition = (tuple(told[key]) for key in ("curvature", "budget", "acquisition"))
+        return cls(curvature, budget, acquisition, int(told["seeds"]))
 
     def points(self) -> list[Point]:
         """All trials; those of a curvature and seed, which share the most, after each other."""
@@ -138,59 +144,14 @@ def configure(base: Config, trial: Trial) -> Config:
     """
     return replace(
         trial.set(base),
-        output_dir=Storage(base.output_dir).below(f"trials/{trial.name}").uri,
+        output_dir=Storage(base.output_dir).below(f"{TRIALS}/{trial.name}").uri,
         execution=replace(
             base.execution,
-            shared_stages=base.execution.shared_stages or Storage(base.output_dir).below("shared").uri,
+            shared_stages=base.execution.shared_stages or Storage(base.output_dir).below(SHARED).uri,
         ),
     )
-
-
-def stopped_file(trial: Trial) -> str:
-    """Says that a trial was stopped before its last round, and after which."""
-    return f"stopped/{trial.name}.json"
-
-
-def status(base: Config, trial: Trial) -> str:
-    """How a trial stands: FINISHED, STOPPED or OPEN."""
-    if finished_rounds(configure(base, trial)) is not None:
-        return FINISHED
-    return STOPPED if Storage(base.output_dir).exists(stopped_file(trial)) else OPEN
 
 
 def as_texts(settings: Mapping[str, Any]) -> dict[str, str]:
     """As they can stand in JSON, which has no infinity, which some settings are."""
     return {key: str(value) for key, value in settings.items()}
-
-
-def open_sweep(base: Config, space: Space) -> Storage:
-    """The directory of a sweep, begun now or before.
-
-    Raises:
-        InputError: it holds another sweep, or an experiment, or cannot be written to.
-    """
-    storage = Storage(base.output_dir)
-    storage.check_writable()
-    if base.execution.shared_stages is not None:
-        Storage(base.execution.shared_stages).check_writable("execution.shared_stages")
-    if storage.exists("stages"):
-        raise InputError(f"{storage.uri} holds an experiment, not a sweep: name another output_dir")
-    fixed = as_texts({key: value for key, value in identity(base).items() if key not in space.swept})
-    now: dict[str, Any] = {"space": space.told(), "fixed": fixed}
-    if not storage.exists(_FILE):
-        storage.write_json(_FILE, now)
-        storage.write("base.yaml", config_to_yaml(base).encode())
-        return storage
-    before = storage.read_json(_FILE)
-    told = [
-        f"--{key} (there {', '.join(map(str, values)) if isinstance(values, list) else values})"
-        for key, values in before["space"].items()
-        if values != now["space"].get(key)
-    ]
-    told += [f"{key} (there {value})" for key, value in before["fixed"].items() if fixed.get(key) != value]
-    if told:
-        raise InputError(
-            f"{storage.uri} holds another sweep, with other {', '.join(told)}: name another output_dir or change them "
-            "back"
-        )
-    return storage

@@ -10,11 +10,13 @@ from typing import Any, ClassVar
 
 import yaml
 
+from halo_ray.acquisition.budget import BUDGET
 from halo_ray.config import Config, identity
 from halo_ray.errors import InputError, one_line
 from halo_ray.shared_keys import pretraining_settings
 from halo_ray.storage import safe_name
 from halo_ray.suggest import nearest
+from halo_ray.sweep.space import SEEDS
 from halo_ray.sweep.variants import typed_settings, with_settings
 from halo_ray.yaml_text import load_yaml
 
@@ -148,10 +150,12 @@ def _table(where: str, title: Any, tree: Any, variants: Mapping[str, Any], base:
             raise InputError(f"{where}: there is no variant {name!r}; {nearest(str(name), variants)}")
     if tree["reference"] not in names:
         raise InputError(f"{where}: the reference {tree['reference']!r} is not among its variants: add it to them")
-    if not isinstance(seeds, int) or seeds < 1:
-        raise InputError(f"{where}: seeds is {seeds!r}: it must be a whole number of at least 1")
+    if not isinstance(seeds, int):
+        raise InputError(f"{where}: seeds is {seeds!r}: it must be a whole number")
+    SEEDS.check(f"{where}: seeds", seeds)
     if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in budget):
         raise InputError(f"{where}: budget must hold numbers")
+    BUDGET.check(f"{where}: budget", budget)
     return Table(str(title), tuple(names), tuple(float(value) for value in budget), seeds, tree["reference"])
 
 

@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from halo_ray.annotations.ledger import Ledger
-from halo_ray.config import Config, identity
-from halo_ray.data.classes import IGNORE
-from halo_ray.errors import InputError
+from halo_ray.config import Config
 from halo_ray.figures import COLORS, LINES, MARKERS, save_figure
 from halo_ray.intervals import CONFIDENCE, half_interval, percent
 from halo_ray.report.correlation import RadiusCorrelation, radius_correlation
-from halo_ray.results import Row, has_metrics, read_metrics
-from halo_ray.storage import Storage, digest_of
-from halo_ray.sweep.space import FINISHED, as_texts, configure, status
-from halo_ray.sweep.study import Case, Study
+from halo_ray.storage import Storage
+from halo_ray.sweep.directory import RESULTS
+from halo_ray.sweep.study import Study
+from halo_ray.sweep.study_runs import found_by
 from halo_ray.text_table import text_table
-
-RESULTS = "results.json"
-
-_KEPT = ("iou", "accuracy", "class_accuracy", "class_share", "class_radius")
-"""Of the first record and the last."""
 
 _APART = 1.03
 """Factor between neighbouring points of a budget in the plot."""
 
-_DIGITS = 6
-"""Behind the point: more than any table shows."""
-
-_Key = tuple[str, float, int, str]
-"""Variant, budget, seed, and the hash of all settings."""
+TEXT = "results.txt"
 
 
 @dataclass(frozen=True)
@@ -54,62 +42,31 @@ class Cell:
         return f"{said} ({_mean(self.over, '+')})" if compared and self.over else said
 
 
-def recorded_runs(base: Config, study: Study) -> dict[str, dict[str, Any]]:
-    """The runs in results.json that are trials of ``study`` with the same settings, by name.
-
-    Raises:
-        InputError: the file is not that of a study.
-    """
-    held = _held(Storage(base.output_dir))
-    names = ((case.name, (case.variant, case.budget, case.seed, _settings(base, case))) for case in study.points())
-    return {name: held[key] for name, key in names if key in held} if held else {}
-
-
-def refuse_study(storage: Storage) -> None:
-    """Raises InputError where results.json is that of a study, which a sweep would write over."""
-    if storage.exists(RESULTS) and isinstance(storage.read_json(RESULTS), dict):
-        raise InputError(f"{storage.uri}/{RESULTS} is that of a study: name another output_dir")
-
-
-def write_study(base: Config, study: Study, known: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+def write_study(
+    storage: Storage,
+    base: Config,
+    study: Study,
+    known: Mapping[str, dict[str, Any]],
+    finished: Container[str] = (),
+) -> dict[str, Any]:
     """Writes results.json, results.txt and study.png to the study's directory; gives what the first holds.
 
     Runs of trials that the study no longer has, or has with other settings, stay in results.json as ``other_runs``.
 
     Args:
         known: runs by name, whose trials are not looked for.
+        finished: names of trials that are known to be.
     """
-    storage = Storage(base.output_dir)
-    runs = [run for case in study.points() if (run := known.get(case.name) or _run(base, case))]
-    now = {_key(run) for run in runs}
-    found = {
-        "base": as_texts({key: value for key, value in _comparable(base).items() if key not in study.swept}),
-        "variants": {name: as_texts(own) for name, own in study.variants.items()},
-        "tables": [asdict(table) for table in study.tables],
-        "runs": runs,
-        "other_runs": [run for key, run in _held(storage).items() if key not in now],
-    }
-    storage.write_json(RESULTS, found)
-    storage.write("results.txt", (study_text(found) + "\n").encode())
+    found = found_by(base, study, known, finished)
+    storage.write_sealed(RESULTS, found)
+    storage.write(TEXT, text_of(found))
     save_figure(_plot(found), storage, "study.png")
     return found
 
 
-def _held(storage: Storage) -> dict[_Key, dict[str, Any]]:
-    """All runs that results.json holds, where there is one."""
-    if not storage.exists(RESULTS):
-        return {}
-    try:
-        found = storage.read_json(RESULTS)
-        return {_key(run): run for run in (*found["runs"], *found.get("other_runs", ()))}
-    except (AttributeError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{storage.uri}/{RESULTS} is not that of a study: move it away, or name another output_dir"
-        ) from error
-
-
-def _key(run: Mapping[str, Any]) -> _Key:
-    return run["variant"], run["budget"], run["seed"], run["settings"]
+def text_of(found: Mapping[str, Any]) -> bytes:
+    """The content of results.txt."""
+    return f"{study_text(found)}\n".encode()
 
 
 def study_text(found: Mapping[str, Any]) -> str:
@@ -165,53 +122,6 @@ def bought_text(found: Mapping[str, Any]) -> str:
             shares = (f"{100 * share:.1f}" for share in counts / counts.sum())
             lines.append([variant, f"{100 * budget:g} %", f"{np.mean([run['images'] for run in runs]):.0f}", *shares])
     return "\n".join(["Which pixels were bought, % of them by class, all seeds", "", *text_table(lines)])
-
-
-def _run(base: Config, case: Case) -> dict[str, Any] | None:
-    """What a trial that is finished found; None of any other."""
-    config = configure(base, case)
-    storage = Storage(config.output_dir)
-    if status(base, case) != FINISHED or not has_metrics(storage):
-        return None
-    rows = read_metrics(storage)
-    return {
-        "variant": case.variant,
-        "budget": case.budget,
-        "seed": case.seed,
-        "settings": _settings(base, case),
-        "miou": [round(row["miou"], _DIGITS) for row in rows],
-        "pixels": rows[-1]["pixels"],
-        "images": rows[-1]["images_touched"],
-        "bought": _bought(storage, rows, config.rounds),
-        "first": _rounded({key: rows[0][key] for key in _KEPT}),
-        "last": _rounded({key: rows[-1][key] for key in _KEPT}),
-        "seconds": {str(row["round"]): {k: round(v, 1) for k, v in row["seconds"].items()} for row in rows},
-        "versions": rows[-1]["versions"],
-    }
-
-
-def _settings(base: Config, case: Case) -> str:
-    """Names all settings of a trial, by their hash."""
-    return digest_of(as_texts(_comparable(configure(base, case))))
-
-
-def _comparable(config: Config) -> dict[str, Any]:
-    """What makes trials on different machines the same: all identity keys, but not where the weights lie."""
-    found = identity(config)
-    return found | {"model.backbone": found["model.backbone"].rstrip("/").rpartition("/")[2]}
-
-
-def _bought(storage: Storage, rows: Sequence[Row], rounds: int) -> dict[str, int]:
-    """Bought pixels by class."""
-    labels = Ledger(storage).read(rounds + 1, ["label"], first=1)["label"].to_numpy()
-    counts = {name: int((labels == number).sum()) for number, name in enumerate(rows[0]["iou"])}
-    return counts | {"void": int((labels == IGNORE).sum())}
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _rounded(below) for key, below in value.items()}
-    return round(value, _DIGITS) if isinstance(value, float) else value
 
 
 def _by_variant(found: Mapping[str, Any]) -> dict[tuple[str, float], list[dict[str, Any]]]:

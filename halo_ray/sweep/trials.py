@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import ray
@@ -14,16 +14,19 @@ from ray import tune
 from ray.tune import Callback, FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig, Tuner
 from ray.tune.experiment import Trial as TuneTrial
 
+from halo_ray.bounds import Range
 from halo_ray.cluster import ANYWHERE, autoscales, device_of, most, training_workers
 from halo_ray.config import Config
 from halo_ray.context import finished_rounds
 from halo_ray.errors import InputError, one_line
+from halo_ray.execution import MOST_PROCESSES
 from halo_ray.experiment import prepare_experiment, run_experiment
 from halo_ray.results import read_metrics
 from halo_ray.runtime import input_error, joined_address
 from halo_ray.storage import Storage
 from halo_ray.sweep.scheduler import POINT, AshaWithinBudget
-from halo_ray.sweep.space import FINISHED, STOPPED, Space, Trial, configure, status, stopped_file
+from halo_ray.sweep.space import Space, Trial, configure
+from halo_ray.sweep.status import FINISHED, STOPPED, forget_stopped, read_stopped, status, write_stopped
 from halo_ray.visibility import check_shared
 
 DRIVER = {"memory": 2**20}
@@ -41,8 +44,7 @@ class SweepConfig:
     """Trials at the same time; null: as many as the cluster's GPUs or CPUs have room for."""
 
     def __post_init__(self) -> None:
-        if self.max_concurrent_trials is not None and self.max_concurrent_trials < 1:
-            raise InputError(f"--max_concurrent_trials is {self.max_concurrent_trials}: it must be at least 1")
+        Range(1, MOST_PROCESSES).check("--max_concurrent_trials", self.max_concurrent_trials)
 
 
 def run_trials(base: Config, space: Space, how: SweepConfig, storage: Storage) -> None:
@@ -152,33 +154,33 @@ def _tune(base: Config, space: Space, how: SweepConfig, together: int, storage: 
     points = {point.name: point for point in space.points()}
     asha = how.scheduler == "asha"
     if not asha:
-        storage.clear("stopped")
+        forget_stopped(storage, points.values())
     watch = _Watch(base, storage, points)
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # a banner that verbose=0 does not silence
-    name = uuid.uuid4().hex[:8]  # a name that exists would be overwritten, or resumed
-    tuner = Tuner(
-        tune.with_resources(
-            tune.with_parameters(_trial, directory=os.getcwd(), base=base, points=points, replay=asha),
-            PlacementGroupFactory([DRIVER], strategy="PACK"),
-        ),
-        param_space={POINT: tune.grid_search([{"name": name, **vars(point)} for name, point in points.items()])},
-        tune_config=TuneConfig(
-            scheduler=AshaWithinBudget(base.rounds) if asha else None,
-            max_concurrent_trials=together,
-            # The next trial finds torch loaded.
-            reuse_actors=True,
-        ),
-        run_config=RunConfig(
-            name=name,
-            storage_path=storage.path("tune"),
-            storage_filesystem=storage.filesystem,
-            failure_config=FailureConfig(max_failures=base.execution.max_failures),
-            callbacks=[watch],
-            verbose=0,
-        ),
+    trainable = tune.with_resources(
+        tune.with_parameters(_trial, directory=os.getcwd(), base=base, points=points, replay=asha),
+        PlacementGroupFactory([DRIVER], strategy="PACK"),
     )
-    results = tuner.fit()
-    storage.clear(f"tune/{name}")
+    # Ray Tune pickles its callbacks and filesystem, whose credentials must not lie beside the results. What it keeps
+    # there is of no use later: trials continue from their experiments.
+    with TemporaryDirectory(prefix="halo_ray-tune-") as own:
+        results = Tuner(
+            trainable,
+            param_space={POINT: tune.grid_search([{"name": name, **vars(point)} for name, point in points.items()])},
+            tune_config=TuneConfig(
+                scheduler=AshaWithinBudget(base.rounds) if asha else None,
+                max_concurrent_trials=together,
+                # The next trial finds torch loaded.
+                reuse_actors=True,
+            ),
+            run_config=RunConfig(
+                name="trials",
+                storage_path=own,
+                failure_config=FailureConfig(max_failures=base.execution.max_failures),
+                callbacks=[watch],
+                verbose=0,
+            ),
+        ).fit()
     errors = [error for error in results.errors if error is not None]
     if errors:
         said = input_error(errors[0]) or f"a process failed ({one_line(errors[0])[-300:]})"
@@ -198,9 +200,9 @@ def _trial(params: Mapping[str, Any], directory: str, base: Config, points: Mapp
     """
     _enter(directory)
     point = points[params[POINT]["name"]]
-    config, storage = configure(base, point), Storage(base.output_dir)
-    if replay and storage.exists(stopped_file(point)):
-        last = storage.read_json(stopped_file(point))["round"]
+    config = configure(base, point)
+    last = read_stopped(Storage(base.output_dir), point.name) if replay else None
+    if last is not None:
         for metrics in read_metrics(Storage(config.output_dir)):
             if metrics["round"] <= last:
                 _report(metrics)
@@ -230,5 +232,6 @@ class _Watch(Callback):  # type: ignore[misc]
         if finished_rounds(configure(self._base, point)) is not None:
             print(f"{point.name}: finished; {done}", flush=True)
             return
-        self._storage.write_json(stopped_file(point), {"round": last["round"], "miou": last["miou"]})
+        if read_stopped(self._storage, point.name) is None:  # else it was a replay, which may have been cut short
+            write_stopped(self._storage, point.name, last["round"])
         print(f"{point.name}: stopped after round {last['round']}; {done}", flush=True)

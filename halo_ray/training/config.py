@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
+from halo_ray.bounds import COUNT, Range, check_ranges
 from halo_ray.data.sampling import SourceSampling
 from halo_ray.data.transforms import AugmentationConfig
 from halo_ray.errors import InputError
 from halo_ray.training.losses import LossConfig
+
+MOST_STEPS, MOST_IMAGES, MOST_THREADS = 10_000_000, 65_536, 1024
+
+Steps = Annotated[int, Range(0, MOST_STEPS)]
+Images = Annotated[int, Range(1, MOST_IMAGES)]
+Rate = Annotated[float, Range(1e-12, 1e30)]
 
 
 @dataclass(frozen=True)
@@ -21,18 +27,18 @@ class TrainingConfig:
     """source_target: pool labels are bought and trained on beside the source (active domain adaptation); source_free:
     without the source after pretraining; source_only: pretraining alone; fully_supervised: source and all labels of the
     pool, for the steps of all rounds (upper bound)."""
-    pretrain_steps: int = 250
+    pretrain_steps: Steps = 250
     """Optimizer steps on the source before the first round; 0: none, for a network that is trained already."""
-    round_steps: int | tuple[int, ...] = 80
+    round_steps: Annotated[int | tuple[int, ...], Range(1, MOST_STEPS)] = 80
     """Optimizer steps in each round, or a number for every round."""
     between_rounds: Literal["continue", "restart"] = "continue"
     """continue: weights, optimizer and one learning-rate schedule over all rounds (paper); restart: every round begins
     with the pretrained network and a schedule of its own."""
-    source_batch: int = 4
+    source_batch: Images = 4
     """Source images in a step, over all workers; pretraining uses source_batch + target_batch."""
-    target_batch: int = 4
+    target_batch: Images = 4
     """Pool images in a step, over all workers."""
-    accumulation: int = 1
+    accumulation: Images = 1
     """Parts that a worker computes its share of a step in, one after another: less memory, the same gradient (negative
     learning is a mean over the pixels of a part then)."""
     losses: LossConfig = field(default_factory=LossConfig)
@@ -40,21 +46,21 @@ class TrainingConfig:
     optimizer: Literal["adam", "sgd", "adamw"] = "adam"
     """adam and sgd (momentum 0.9) with L2 weight decay; adamw with decoupled decay, for transformers. Points on the
     ball are moved by geoopt's Riemannian Adam, or Riemannian SGD beside sgd."""
-    learning_rate: float = 2e-3
+    learning_rate: Rate = 2e-3
     """Largest learning rate of the backbone in pretraining, whatever the number of workers."""
-    round_learning_rate: float = 1e-3
+    round_learning_rate: Rate = 1e-3
     """Largest learning rate of the backbone in rounds."""
-    head_factor: float = 1.0
+    head_factor: Annotated[float, Range(1e-6, 1e6)] = 1.0
     """The decoder, the feature reweighting and the classifier learn so many times as fast (official: 10)."""
-    weight_decay: float = 1e-4
+    weight_decay: Annotated[float, Range(0, 1e6)] = 1e-4
     """Weight decay."""
     schedule: Literal["poly", "cosine"] = "poly"
     """Decay of the learning rate over pretraining, and again over the rounds."""
-    warmup_steps: int = 20
+    warmup_steps: Steps = 20
     """Steps of linear rise of the learning rate at the beginning of a schedule."""
-    poly_power: float = 0.9
+    poly_power: Annotated[float, Range(0, 1000)] = 0.9
     """Exponent of the polynomial decay."""
-    clip_norm: float | None = None
+    clip_norm: Annotated[float | None, Range(1e-12, 1e30)] = None
     """Longer gradients are scaled to this L2 norm; null: never."""
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
     """bfloat16: autocast, with the hyperbolic head in float32; auto: that on GPUs, float32 on CPUs."""
@@ -62,7 +68,7 @@ class TrainingConfig:
     """Live batch norms see the batch of all workers (GPUs only)."""
     deterministic: bool = True
     """Use deterministic algorithms where there are any: repeated runs give the same weights; slower on GPUs."""
-    stop_after_bad_steps: int = 10
+    stop_after_bad_steps: Annotated[int, Range(1, COUNT)] = 10
     """A step whose gradient is NaN or infinite is left out; after so many in a row training ends."""
     cache_features: bool = False
     """Compute the features of a frozen backbone once, for every image and its mirror image, and train on those."""
@@ -73,26 +79,13 @@ class TrainingConfig:
     control: bool = True
     """Under source_target, also train a twin on the same source images and steps without any bought label, to show what
     the labels gave."""
-    threads: int = 2
+    threads: Annotated[int, Range(1, MOST_THREADS)] = 2
     """Torch threads of a training process; another number changes the last bits of the weights."""
 
     def __post_init__(self) -> None:
-        for key in ("source_batch", "target_batch", "threads", "accumulation", "stop_after_bad_steps"):
-            if getattr(self, key) < 1:
-                raise InputError(f"training.{key} is {getattr(self, key)}: it must be at least 1")
-        if self.pretrain_steps < 0:
-            raise InputError(f"training.pretrain_steps is {self.pretrain_steps}: it must be 0 or more")
-        each = [self.round_steps] if isinstance(self.round_steps, int) else self.round_steps
-        if not each or min(each) < 1:
-            raise InputError(f"training.round_steps is {self.round_steps}: every round needs at least 1")
-        for key in ("learning_rate", "round_learning_rate", "head_factor"):
-            if not (getattr(self, key) > 0 and math.isfinite(getattr(self, key))):
-                raise InputError(f"training.{key} is {getattr(self, key)}: it must be a number above 0")
-        for key in ("weight_decay", "warmup_steps", "poly_power"):
-            if not (getattr(self, key) >= 0 and math.isfinite(getattr(self, key))):
-                raise InputError(f"training.{key} is {getattr(self, key)}: it must be a number of at least 0")
-        if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
-            raise InputError(f"training.clip_norm is {self.clip_norm}: it must be above 0, or null")
+        check_ranges(self, "training.")
+        if self.round_steps == ():
+            raise InputError("training.round_steps is []: give a number for every round")
         changed = (self.augment.color_jitter, self.augment.saturation_jitter, self.augment.hue_jitter) != (0, 0, 0)
         if self.cache_features and (changed or self.augment.random_scale != (1, 1)):
             raise InputError(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from halo_ray.bounds import Range, check_ranges
 from halo_ray.data.classes import IGNORE
 from halo_ray.data.samples import Samples
 from halo_ray.errors import InputError
@@ -23,34 +23,30 @@ CONSISTENCY_EPS = 1e-6
 NEGATIVE_EPS = 1e-6
 """Added within logarithms, as in the official implementation."""
 
+Weight = Annotated[float, Range(0, 1e6)]
+
 
 @dataclass(frozen=True)
 class LossConfig:
     """Weights of the parts of the training loss; a part of weight 0 is not computed."""
 
-    source: float = 1.0
+    source: Weight = 1.0
     """Cross-entropy on source pixels."""
-    target: float = 1.0
+    target: Weight = 1.0
     """Cross-entropy on bought pixels (on all labelled pool pixels under fully_supervised)."""
-    negative: float = 0.0
+    negative: Weight = 0.0
     """Negative learning on all pixels of pool images (official: 1); unlabelled ones are then trained on too."""
-    negative_threshold: float = 0.05
+    negative_threshold: Annotated[float, Range(1e-9, 1)] = 0.05
     """Negative learning pushes classes down that are less probable than this."""
-    consistency: float = 0.0
+    consistency: Weight = 0.0
     """Local consistency at the class borders of source images (official: 0, RIPU: 0.1)."""
     consistency_distance: Literal["l1", "kl"] = "l1"
     """How far a pixel's prediction is from the mean of its 3x3 window."""
 
     def __post_init__(self) -> None:
-        for key in ("source", "target", "negative", "consistency"):
-            if not 0 <= getattr(self, key) < math.inf:
-                raise InputError(f"training.losses.{key} is {getattr(self, key)}: it must be a number of at least 0")
+        check_ranges(self, "training.losses.")
         if not any((self.source, self.target, self.negative, self.consistency)):
             raise InputError("training.losses are all 0: give one of them a weight")
-        if not 0 < self.negative_threshold <= 1:
-            raise InputError(
-                f"training.losses.negative_threshold is {self.negative_threshold}: it must lie above 0 and be 1 at most"
-            )
 
 
 def dense_cross_entropy(logits: Tensor, labels: Tensor) -> Sum:

@@ -24,7 +24,7 @@ from halo_ray.data.schedule import SOURCE, TARGET, training_schedule
 from halo_ray.errors import InputError
 from halo_ray.features import stored_features
 from halo_ray.progress import StepBoard, progress, step_board
-from halo_ray.secret import redacted
+from halo_ray.secret import shown
 from halo_ray.training.loop import TrainJob, train_loop_per_worker
 from halo_ray.training.schedules import Schedule
 from halo_ray.training.telemetry import LogConfig
@@ -123,7 +123,7 @@ def _job(
         device=None if _workers(context) else device_of(config.execution),
         checkpoint_steps=config.execution.checkpoint_steps,
         log=LogConfig(
-            experiment=redacted(storage.uri),
+            experiment=shown(storage.uri),
             stage=directory,
             run="pretrain" if not number else "control" if directory.endswith("/control") else "rounds",
             first_step=before,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -12,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from halo_ray.acquisition.threshold import order_keys
-from halo_ray.candidates import CANDIDATES, FILES, CandidateFile, candidate_files
-from halo_ray.storage import DIGEST
+from halo_ray.candidates import CANDIDATES, FILES, CandidateFile
+from halo_ray.storage import DIGEST, sha256
 from halo_ray.verification.purchases import Earlier, keys
 from halo_ray.verification.reader import RESTORE
 from halo_ray.verification.spacing import crowded, nearest_within
@@ -78,9 +77,6 @@ def _list(subject: Subject, directory: str) -> list[CandidateFile] | None:
     reader, storage, name = subject.reader, subject.reader.storage, f"{directory}/{FILES}"
     there = storage.files(directory)
     if name not in there:
-        if reader.unsealed:
-            subject.findings.note(directory, f"has no {FILES}: written by an earlier version")
-            return candidate_files(storage, directory)
         subject.findings.add(name, f"is gone, so that nothing says which files belong there: {RESTORE}")
         return None
     digests = reader.sealed(name)
@@ -94,7 +90,7 @@ def _list(subject: Subject, directory: str) -> list[CandidateFile] | None:
 
 def _read(subject: Subject, file: CandidateFile) -> pa.Table | None:
     data = subject.reader.read(file.name)
-    if data is not None and file.sha256 not in (hashlib.sha256(data).hexdigest(), None):
+    if data is not None and file.sha256 != sha256(data):
         subject.findings.add(file.name, f"is damaged (its {DIGEST} is not that in {FILES}): {RESTORE}")
         return None
     return subject.reader.table(file.name, data, STORED)

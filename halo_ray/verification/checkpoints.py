@@ -15,9 +15,10 @@ from torch import Tensor
 from halo_ray.checkpoint import load_model
 from halo_ray.errors import one_line
 from halo_ray.models.build import MODEL_FILE, WEIGHTS_FILE
+from halo_ray.stages import marker_file
 from halo_ray.storage import DIGEST
 from halo_ray.verification.reader import RESTORE
-from halo_ray.verification.subject import Subject, marker_file
+from halo_ray.verification.subject import Subject
 
 STATE, OPTIMIZER = "training.json", "optimizer.pt"
 
@@ -80,8 +81,7 @@ def _files(subject: Subject, stage: str, directory: str, result: dict[str, Any])
         if data is None:
             continue
         # Where the state is damaged, that was said.
-        known = state is not None and not (reader.unsealed and file not in digests)
-        if known and digests.get(file) != hashlib.sha256(data).hexdigest():
+        if state is not None and digests.get(file) != hashlib.sha256(data).hexdigest():
             subject.findings.add(name, f"is damaged (its {DIGEST} is not that in {STATE}): {RESTORE}")
         else:
             found[file] = data

@@ -29,10 +29,18 @@ class Findings:
     checked: Counter[str] = field(default_factory=Counter)
     """How much of what was looked at: files, rounds, regions, pixels, candidates, checkpoints."""
 
+    broken: set[str] = field(default_factory=set)
+    """Files whose digests are not those that markers hold: nothing more need be said of them."""
+
     def add(self, place: str, what: str) -> None:
         """Says once that something is wrong there."""
         if (found := Finding(place, what)) not in self.wrong:
             self.wrong.append(found)
+
+    def settle(self) -> None:
+        """Leaves one sentence, the first, about each file whose digest is wrong."""
+        first = {found.place: found for found in reversed(self.wrong)}
+        self.wrong = [found for found in self.wrong if found.place not in self.broken or found is first[found.place]]
 
     def note(self, place: str, what: str) -> None:
         """Says once what is worth knowing of it."""

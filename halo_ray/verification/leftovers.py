@@ -1,52 +1,53 @@
-"""What lies about in an experiment: leftovers of killed runs, and who works on it."""
+"""What lies about in a directory of ours: leftovers of killed runs, and who works on it."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 
-from halo_ray.atomic import UNFINISHED
+from halo_ray.atomic import unfinished_owner
 from halo_ray.errors import InputError
-from halo_ray.lock import DIRECTORY, Process, is_deleted
+from halo_ray.lock import DIRECTORY, Process, is_lock
 from halo_ray.patience import StorageError
+from halo_ray.stages import marker_file
 from halo_ray.storage import WRITE_TEST, round_directory
-from halo_ray.verification.subject import Subject, marker_file
+from halo_ray.verification.reader import Reader
+from halo_ray.verification.subject import Subject
 
 _RUN = re.compile(r"(pretrain/checkpoint|rounds/\d{3}/(?:checkpoint|control))-run/")
 _CANDIDATES = re.compile(r"(rounds/(\d{3})/(?:candidates|problems)/[^/]+)/")
 _ROUND = re.compile(r"(rounds/([^/]+))/")
 
 
-def check_lock(subject: Subject) -> None:
-    """Says who holds the lock, if anybody; what a run has under way is not looked at."""
-    storage = subject.reader.storage
-    files = storage.files(DIRECTORY)
+def check_lock(reader: Reader) -> bool:
+    """Says who holds the lock, if anybody; gives whether a run may be at work, whose unfinished files are its own."""
+    storage, findings = reader.storage, reader.findings
+    files = [name for name in storage.files(DIRECTORY) if is_lock(name)]
     if not files:
-        return
+        return False
     name = files[-1]
     try:
         held = storage.read_sealed(name)
     except FileNotFoundError:  # the next run has just taken it
-        subject.running = True
-        return
+        return True
     except StorageError:
         raise
     except InputError as error:
         what = str(error).removeprefix(f"{storage.uri}/{name} ").partition(": restore")[0]
-        subject.findings.add(name, f"{what}: the next run waits until it takes it for dead; delete it where none works")
-        return
-    with subject.reader.understanding(name):
+        findings.add(name, f"{what}: the next run waits until it takes it for dead; delete it where none works")
+        return False
+    running = False
+    with reader.understanding(name):
         if held["released"]:
-            return
+            return False
         process = Process(**held["process"])
-        lives = process.lives()
-        who = f"process {process.pid} on {process.host}"
-        if lives is False:
-            subject.findings.note(name, f"{who} held the lock and has died: the next run takes it over")
-            return
-        subject.running = True
-        sure = "works" if lives else "may be working"
-        subject.findings.note(name, f"{who} {sure} on the experiment: what it has under way was not checked")
+        lives, who = process.lives(), f"process {process.pid} on {process.host}"
+        running = lives is not False
+        what = f"{who} held the lock and has died: the next run takes it over"
+        if running:
+            what = f"{who} {'works' if lives else 'may be working'} on it: what it has under way was not checked"
+        findings.note(name, what)
+    return running
 
 
 def check_leftovers(subject: Subject) -> None:
@@ -62,11 +63,11 @@ def check_leftovers(subject: Subject) -> None:
 
 def _leftover(subject: Subject, name: str, named: dict[str, set[str]]) -> tuple[str, str] | None:
     """The place and the kind of what a file is left of; None where it is not."""
-    if subject.running and name.endswith(UNFINISHED):
+    unfinished = unfinished_owner(name) is not None
+    if subject.running and unfinished:
         return None
-    if name.endswith(UNFINISHED) or name.startswith(WRITE_TEST):
-        who = "the next run deletes it" if is_deleted(name) else "delete it"
-        return name, f"was being written when a run was killed: {who}"
+    if unfinished or name.startswith(WRITE_TEST):
+        return name, "was being written when a run was killed: delete it, if the next run has not"
     if found := _RUN.match(name):
         directory = found[1]
         stage = {"pretrain/checkpoint": "pretrain"}.get(directory, directory.replace("/checkpoint", "/train"))

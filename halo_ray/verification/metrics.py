@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from halo_ray.results import CHECKPOINTS, STAGES
+from halo_ray.stages import marker_file
 from halo_ray.storage import round_directory
 from halo_ray.verification.purchases import Purchase
 from halo_ray.verification.reader import RESTORE
-from halo_ray.verification.subject import Subject, marker_file
+from halo_ray.verification.subject import Subject
 
 METRICS = "metrics.jsonl"
 

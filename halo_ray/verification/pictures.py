@@ -1,43 +1,20 @@
-"""Maps and the report: whether they are whole."""
+"""Maps: whether they are whole."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import zipfile
 import zlib
 
 import numpy as np
 
-from halo_ray.report.layout import FILES, PAGE, REPORT
+from halo_ray.candidates import FILES
 from halo_ray.selection import map_name
 from halo_ray.storage import round_directory
 from halo_ray.verification.reader import RESTORE
-from halo_ray.verification.subject import Subject, marker_file
+from halo_ray.verification.subject import Subject
 
 MAPS = "radius", "entropy", "score"
-
-
-def check_report(subject: Subject) -> None:
-    """Checks the pages that the last stages named, and by its list the files of the report."""
-    reader, pages = subject.reader, set()
-    for stage in sorted(subject.done):
-        if not stage.startswith("report-"):
-            continue
-        name = subject.result(stage)
-        if isinstance(name, str):
-            pages.add(name)
-        elif name is not None:
-            subject.findings.add(marker_file(stage), f"names no page: {RESTORE}")
-    for name in pages - {f"{REPORT}/{PAGE}"}:
-        reader.read(name)  # an earlier version drew a single picture
-    if f"{REPORT}/{PAGE}" not in pages:
-        return
-    for name, digest in (reader.sealed(f"{REPORT}/{FILES}") or {}).items():
-        data = reader.read(f"{REPORT}/{name}")
-        if data is not None and hashlib.sha256(data).hexdigest() != digest:
-            told = f"is damaged (its SHA-256 is not that in {FILES}): write the report again with jobs/report.py"
-            subject.findings.add(f"{REPORT}/{name}", told)
 
 
 def check_maps(subject: Subject, number: int) -> None:
@@ -45,7 +22,7 @@ def check_maps(subject: Subject, number: int) -> None:
     at, pool = round_directory(number), subject.pool
     if f"{at}/select" not in subject.done or pool is None:
         return
-    files = subject.reader.storage.files(f"{at}/maps")
+    files = [name for name in subject.reader.storage.files(f"{at}/maps") if not name.endswith(f"/{FILES}")]
     if not files:
         return
     size_of = {map_name(image_id): size for image_id, size in zip(pool.ids.to_pylist(), pool.sizes, strict=True)}

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from halo_ray.errors import InputError, one_line
 from halo_ray.patience import StorageError
-from halo_ray.storage import DIGEST, Storage, digest_of
+from halo_ray.storage import DIGEST, Storage
 from halo_ray.verification.findings import Findings
 
 T = TypeVar("T")
@@ -32,8 +32,6 @@ class Reader:
 
     def __init__(self, storage: Storage, findings: Findings) -> None:
         self.storage, self.findings = storage, findings
-        self.unsealed = False
-        """Whether the experiment was begun by a version that stored no digests."""
         self._sealed: dict[str, dict[str, Any] | None] = {}
         self._tree: list[str] | None = None
 
@@ -45,33 +43,21 @@ class Reader:
         """The value of a JSON file that must be there; None where it is no JSON."""
         return self.tried(name, lambda: self.storage.read_json(name))
 
-    def sealed(
-        self, name: str, keys: Sequence[str] | None = None, optional: Sequence[str] = ()
-    ) -> dict[str, Any] | None:
+    def sealed(self, name: str, keys: Sequence[str] | None = None) -> dict[str, Any] | None:
         """The object of a sealed JSON file that must be there, its digest right.
 
         Args:
             keys: that it has, no more and no less; None: any.
-            optional: keys that it may have too.
         """
         if name not in self._sealed:
-            self._sealed[name] = self._unsealed(name, keys, optional)
+            self._sealed[name] = self._unsealed(name, keys)
         return self._sealed[name]
 
-    def _unsealed(self, name: str, keys: Sequence[str] | None, optional: Sequence[str]) -> dict[str, Any] | None:
-        value = self.json(name)
+    def _unsealed(self, name: str, keys: Sequence[str] | None) -> dict[str, Any] | None:
+        value = self.tried(name, lambda: self.storage.read_sealed(name))
         if value is None:
             return None
-        if not isinstance(value, dict):
-            self.findings.add(name, f"is damaged (it holds no object): {RESTORE}")
-            return None
-        digest = value.pop(DIGEST, None)
-        if digest not in (digest_of(value), None):
-            self.findings.add(name, f"is damaged (its content is not that of its digest): {RESTORE}")
-            return None
-        if digest is None:
-            self._without_digest(name, f"has no {DIGEST}")
-        odd = ", ".join(map(repr, sorted(set(value) - set(optional) ^ set(keys or value) - set(optional))))
+        odd = ", ".join(map(repr, sorted(set(value) ^ set(keys or value))))
         if odd:
             self.findings.add(name, f"is damaged (its keys differ from what they are at {odd}): {RESTORE}")
             return None
@@ -87,7 +73,9 @@ class Reader:
         data = self.read(name)
         if not self.storage.exists(beside):
             if data is not None and sealed:
-                self._without_digest(beside, f"is gone, so that nothing says whether {name} is what was written")
+                self.findings.add(
+                    beside, f"is gone, so that nothing says whether {name} is what was written: {RESTORE}"
+                )
             return data
         line = self.read(beside)
         if data is None or line is None:
@@ -139,9 +127,3 @@ class Reader:
         if self._tree is None:
             self._tree = self.storage.tree("")
         return self._tree
-
-    def _without_digest(self, name: str, what: str) -> None:
-        if self.unsealed:
-            self.findings.note(name, f"{what}: written by an earlier version")
-        else:
-            self.findings.add(name, f"{what}: {RESTORE}")

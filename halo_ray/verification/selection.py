@@ -16,12 +16,13 @@ from halo_ray.candidates import CandidateFile, ReadCandidates
 from halo_ray.errors import InputError
 from halo_ray.patience import StorageError
 from halo_ray.selection import TIE_RULE, compared_file
+from halo_ray.stages import marker_file
 from halo_ray.storage import round_directory
 from halo_ray.stored_config import CONFIG
 from halo_ray.verification.candidates import STORED, Stored, read_stored
 from halo_ray.verification.purchases import SAID, Earlier, Purchase, bits, keys
 from halo_ray.verification.reader import RESTORE
-from halo_ray.verification.subject import Subject, marker_file
+from halo_ray.verification.subject import Subject
 
 KEYS = "round", "function", "planned", "regions", "cut", "order", "counts", "problems"
 
@@ -62,7 +63,7 @@ def _check_function(subject: Subject, number: int, function: str, directory: str
         with subject.reader.understanding(name):
             counts = _check_description(subject, number, function, name, said)
     if not subject.reader.storage.exists(directory):
-        subject.findings.note(directory, "was deleted: that its selection follows from it cannot be checked")
+        subject.findings.add(directory, f"is gone, so that nothing says what its selection follows from: {RESTORE}")
         return None
     stored = read_stored(subject, number, directory, counts, earlier)
     if stored is None or said is None or counts is None:

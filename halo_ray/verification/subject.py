@@ -15,7 +15,7 @@ from halo_ray.annotations.oracles import GROUND_TRUTH
 from halo_ray.config import Config
 from halo_ray.data.classes import ClassSet, stored_class_set
 from halo_ray.errors import InputError
-from halo_ray.storage import DIGEST
+from halo_ray.stages import KEYS, marker_file
 from halo_ray.stored_config import CLASSES, CONFIG, PLAN, read_stored_config
 from halo_ray.verification.findings import Findings
 from halo_ray.verification.reader import RESTORE, Reader
@@ -78,6 +78,8 @@ class Subject:
     """Stages that have a marker."""
     running: bool = False
     """Whether a run may be working on it."""
+    experiment: str | None = None
+    """What most of its files say that names it."""
     checksums: dict[str, str] = field(default_factory=dict)
     """By directory of a checkpoint, what names its weights in the ledger."""
 
@@ -106,9 +108,8 @@ class Subject:
         """The marker of a stage; None where it is not done, or its marker is damaged or another stage's."""
         if stage not in self.done:
             return None
-        # Earlier versions did not say whose marker it is.
-        marker = self.reader.sealed(marker_file(stage), ("seconds", "result"), optional=("stage",))
-        if marker is not None and marker.get("stage", stage) != stage:
+        marker = self.reader.sealed(marker_file(stage), KEYS)
+        if marker is not None and marker["stage"] != stage:
             self.findings.add(marker_file(stage), f"is the marker of {marker['stage']}: {RESTORE}")
             return None
         return marker
@@ -122,16 +123,10 @@ class Subject:
         return self.plan[number - 1] if self.plan is not None and 0 < number <= len(self.plan) else None
 
 
-def marker_file(stage: str) -> str:
-    return f"stages/{stage}.json"
-
-
 def read_plan(subject: Subject) -> None:
-    """Reads plan.json, and whether the experiment was begun before there were digests."""
+    """Reads plan.json."""
     reader = subject.reader
-    raw = reader.json(PLAN) if reader.storage.exists(PLAN) else None
-    reader.unsealed = isinstance(raw, dict) and DIGEST not in raw
-    found = reader.sealed(PLAN, ("budget", "rounds"))
+    found = reader.sealed(PLAN, ("experiment", "budget", "rounds"))
     if found is None:
         return
     with reader.understanding(PLAN):

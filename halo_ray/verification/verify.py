@@ -10,6 +10,7 @@ from halo_ray.annotations.ledger import Ledger
 from halo_ray.data.manifest import pool_mask
 from halo_ray.errors import InputError
 from halo_ray.patience import StorageError
+from halo_ray.root import ROOT, read_root
 from halo_ray.storage import Storage, round_directory
 from halo_ray.stored_config import CONFIG, PLAN
 from halo_ray.verification.checkpoints import check_checkpoints
@@ -19,29 +20,29 @@ from halo_ray.verification.ledger import check_purchase, read_purchase
 from halo_ray.verification.leftovers import check_leftovers, check_lock
 from halo_ray.verification.manifests import check_manifests
 from halo_ray.verification.metrics import check_metrics
-from halo_ray.verification.pictures import check_maps, check_report
+from halo_ray.verification.pictures import check_maps
 from halo_ray.verification.plan import budget_pixels, check_plan
 from halo_ray.verification.purchases import Earlier, Purchase
-from halo_ray.verification.reader import Reader
+from halo_ray.verification.reader import RESTORE, Reader
 from halo_ray.verification.selection import check_picks, check_selections
-from halo_ray.verification.stages import check_stages, find_done
+from halo_ray.verification.stages import check_experiment_names, check_seals, check_stages, find_done
 from halo_ray.verification.subject import Subject, read_classes, read_config, read_plan
 
 
 def verify_experiment(uri: str) -> Findings:
     """Checks every checksum, marker, count and invariant of the experiment in a directory or URI.
 
-    TensorBoard's event files are not looked at; of config.yaml, which has no digest, only whether it can be read and
-    agrees with the rest. The pool's images and labels are not needed, but for the mask acquisition.never.
+    TensorBoard's event files are not looked at. The pool's images and labels are not needed, but for the mask
+    acquisition.never.
 
     Raises:
         InputError: there is no experiment, or its storage cannot be read.
     """
     storage = Storage(uri)
-    if not any(storage.exists(name) for name in (CONFIG, PLAN, "stages")):
+    if not any(storage.exists(name) for name in (ROOT, CONFIG, PLAN, "stages")):
         raise InputError(f"{storage.uri} holds no experiment: name the output_dir of one")
     subject = Subject(Reader(storage, Findings()))
-    check_lock(subject)
+    subject.running = check_lock(subject.reader)
     # First of all: what a run commits from now on is not looked at.
     find_done(subject)
     if not subject.done and not storage.exists(Ledger.file(1)):
@@ -49,8 +50,11 @@ def verify_experiment(uri: str) -> Findings:
         return subject.findings
     if not subject.done:
         subject.findings.add("stages", "is gone, although labels were bought: restore it from a copy")
+    check_root_file(subject)
     read_plan(subject)
     read_config(subject)
+    check_experiment_names(subject)
+    check_seals(subject)
     read_classes(subject)
     check_manifests(subject)
     check_plan(subject)
@@ -59,9 +63,16 @@ def verify_experiment(uri: str) -> Findings:
     check_checkpoints(subject)
     purchases = _check_rounds(subject)
     check_metrics(subject, purchases)
-    check_report(subject)
     check_leftovers(subject)
+    subject.findings.settle()
     return subject.findings
+
+
+def check_root_file(subject: Subject) -> None:
+    """Checks that the root file is that of an experiment."""
+    kind = subject.reader.tried(ROOT, lambda: read_root(subject.reader.storage))
+    if kind not in (None, "experiment"):
+        subject.findings.add(ROOT, f"is that of a {kind}: {RESTORE}")
 
 
 def _check_rounds(subject: Subject) -> dict[int, Purchase]:
@@ -115,7 +126,6 @@ def _check_amount(subject: Subject, number: int, purchase: Purchase) -> None:
     if said is not None:
         with subject.reader.understanding(f"stages/{stage}.json"):
             counted = {"regions": len(purchase.regions), "pixels": purchase.table.num_rows}
-            said = {"regions": counted["regions"], **said}  # of which earlier versions did not speak
             for key, count in counted.items():
                 if said[key] != count:
                     subject.findings.add(

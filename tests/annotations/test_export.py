@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,11 @@ import pytest
 from PIL import Image
 from round_of_people import CLASSES, PLACES, RADIUS, ROUND, SIZES, WHY
 
-from halo_ray.annotations.export import export, exported
+from halo_ray.annotations.export import WriteQuestions, export, exported
+from halo_ray.annotations.folder import folder, with_ids
 from halo_ray.errors import InputError
+from halo_ray.patience import StorageError, patiently
+from halo_ray.runtime import prepare_streams
 from halo_ray.storage import Storage
 
 
@@ -60,20 +65,121 @@ def test_all_regions_are_marked_in_the_frame(place: Path) -> None:
         assert frame.getpixel((11, 11)) == (0, 0, 0)
 
 
+def tree(place: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(place)): path.read_bytes() for path in sorted(place.rglob("*")) if path.is_file()}
+
+
+def again(requests: pa.Table, storage: Storage) -> None:
+    prepare_streams()
+    export(requests, storage, ROUND, CLASSES, RADIUS, 1)
+
+
 def test_nobody_was_asked_before_the_list_is_there(storage: Storage, requests: pa.Table, place: Path) -> None:
     assert exported(storage, ROUND)
     assert not exported(storage, ROUND + 1)
+    whole = tree(place)
     (place / "requests.jsonl").unlink()
     assert not exported(storage, ROUND)
-    (place / "templates/of_a_killed_run.png").touch()
-    export(requests, storage, ROUND, CLASSES, RADIUS, 1)
+    for name in ("requests.jsonl.sha256", "README.md", "templates/b.png", "crops/b.1.png"):  # not yet written
+        (place / name).unlink()
+    again(requests, storage)
     assert exported(storage, ROUND)
-    assert {path.name for path in (place / "templates").iterdir()} == {"a%2F1.png", "b.png"}
+    assert tree(place) == whole
 
 
-def test_answers_survive_the_loss_of_the_list(storage: Storage, requests: pa.Table, place: Path) -> None:
+def fill(place: Path, name: str, at: tuple[int, int], number: int) -> bytes:
+    with Image.open(place / name) as image:
+        pixels, palette = np.array(image), image.getpalette()
+    pixels[at] = number
+    filled = Image.fromarray(pixels)
+    if palette:
+        filled.putpalette(palette)
+    filled.save(place / name)
+    return (place / name).read_bytes()
+
+
+def test_what_people_did_survives_the_loss_of_the_list(
+    storage: Storage, requests: pa.Table, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(place, "templates/b.png", (14, 14), 20)
     (place / "answers/a.csv").write_text("id,label\n")
+    (place / "README.md").write_text("my notes\n")
+    (place / "notes").mkdir()
+    (place / "notes/anna.txt").write_text("ask ben\n")
+    (place / "templates/of_mine.png").write_bytes(b"x")
+    before = tree(place)
     (place / "requests.jsonl").unlink()
-    with pytest.raises(InputError, match=r"requests/round-003/requests.jsonl is gone"):
-        export(requests, storage, ROUND, CLASSES, RADIUS, 1)
-    assert (place / "answers/a.csv").exists()
+    again(requests, storage)
+    assert tree(place) == before
+    assert "requests.jsonl was gone and is written again; 1 filled templates and 1 files" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["templates/b.png", "crops/b.1.png", "frames/a%2F1.png"])
+@pytest.mark.parametrize("what", ["of another round", "broken", "a link that leads nowhere", "a directory"])
+def test_a_folder_of_other_questions_is_refused_as_it_is(
+    storage: Storage, requests: pa.Table, place: Path, name: str, what: str
+) -> None:
+    (place / "answers/a.csv").write_text("id,label\n")
+    data = (place / name).read_bytes()
+    if what == "of another round":  # or a picture that somebody drew on
+        fill(place, name, (3, 3), 254)
+    elif what == "broken":
+        (place / name).write_bytes(data[: len(data) // 2])
+    else:
+        (place / name).unlink()
+        (place / name).symlink_to("/nowhere/at/all") if "link" in what else (place / name).mkdir()
+    for each in ("requests.jsonl", "README.md", "templates/a%2F1.png"):
+        (place / each).unlink(missing_ok=True)
+    before = tree(place)
+    with pytest.raises(InputError, match=re.escape(f"requests/round-003/{name} ")):
+        again(requests, storage)
+    if "link" not in what:
+        assert tree(place) == before
+
+
+def test_a_folder_of_another_model_is_refused(storage: Storage, requests: pa.Table, place: Path) -> None:
+    others = with_ids(requests.drop_columns("ids"), ROUND, "another model")
+    (place / "requests.jsonl").unlink()
+    before = tree(place)
+    with pytest.raises(InputError, match=r"crops/a%2F1\.1\.png \(and 1 more files\) does not belong"):
+        again(others, storage)
+    assert tree(place) == before
+
+
+def test_a_template_that_cannot_be_read_now_is_not_written_again(
+    storage: Storage, requests: pa.Table, place: Path
+) -> None:
+    filled = fill(place, "templates/b.png", (14, 14), 20)
+    (place / "requests.jsonl").unlink()
+    failing = Failing(folder(storage, ROUND).uri, patience=0)
+    with pytest.raises(StorageError, match=r"templates/b\.png"):
+        WriteQuestions(failing, CLASSES, RADIUS)(requests)
+    assert (place / "templates/b.png").read_bytes() == filled
+
+
+class Failing(Storage):
+    """One that cannot read a file."""
+
+    def read(self, name: str) -> bytes:
+        def fails() -> bytes:
+            raise OSError(5, "Input/output error")
+
+        return patiently(fails, name, 0) if name == "templates/b.png" else super().read(name)
+
+
+def test_no_link_is_followed(storage: Storage, requests: pa.Table, place: Path, tmp_path: Path) -> None:
+    shutil.rmtree(place)
+    place.mkdir()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/precious.png").write_bytes(b"x")
+    (place / "templates").symlink_to(tmp_path / "mine")
+    with pytest.raises(InputError, match="templates is a link"):
+        WriteQuestions(folder(storage, ROUND), CLASSES, RADIUS)(requests)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["precious.png"]
+
+
+def test_the_list_counts_the_pixels_that_its_template_asks_for(place: Path) -> None:
+    for line in map(json.loads, (place / "requests.jsonl").read_text().splitlines()):
+        with Image.open(place / line["template"]) as image:
+            pixels, y, x = np.asarray(image), line["y"], line["x"]
+        assert (pixels[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2] == 254).sum() == line["pixels"]

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from round_of_people import CLASSES, PIXELS, RADIUS, ROUND
 
+from halo_ray.annotations.desk_files import Answer
 from halo_ray.annotations.folder import folder
 from halo_ray.annotations.oracles import UNANSWERED
 from halo_ray.annotations.received import read_answers
@@ -153,7 +154,7 @@ def test_a_file_that_is_no_answer_is_named(read: Read, place: Path, name: str, s
     assert problem(read).startswith(f"answers/{name} {said}")
 
 
-@pytest.mark.parametrize("name", [".DS_Store", ".~lock.a.csv#", "a.csv.0123.tmp"])
+@pytest.mark.parametrize("name", [".DS_Store", ".~lock.a.csv#", ".halo_ray-0123456789abcdef-0123456789ab.tmp"])
 def test_what_programs_leave_is_passed_over(read: Read, place: Path, name: str) -> None:
     (place / "answers" / name).write_bytes(b"x")
     assert read() == (NOTHING, [])
@@ -258,3 +259,29 @@ def test_a_template_and_a_list_that_agree_complete_each_other(read: Read, place:
     fill(place, "templates/b.png", {(14, 14): 10})
     (place / "answers/a.csv").write_text(f"{ids[3]},road\n")
     assert read() == ([*NOTHING[:3], answered(0, 3)], [])
+
+
+def test_an_answer_of_the_page_that_was_changed_since_is_named(read: Read, place: Path, ids: list[str]) -> None:
+    (place / "answers/page").mkdir()
+    file = place / f"answers/page/{ids[0]}.jsonl"
+    data = Answer(ids[0], "sky", "anna", 1).data()
+    file.write_bytes(data)
+    assert read() == ([answered(1, 0), *NOTHING[1:]], [])
+    file.write_bytes(data.replace(b"sky", b"road"))
+    assert problem(read).startswith(f"answers/page/{ids[0]}.jsonl line 1: it was changed since the page wrote it")
+
+
+def test_an_answer_that_is_taken_back_while_the_lists_are_read_is_none(
+    read: Read, place: Path, ids: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (0, 1):
+        (place / f"answers/{number}.csv").write_text(f"{ids[number]},sky\n")
+    tree = Storage.tree
+
+    def then_one_is_gone(self: Storage, name: str) -> list[str]:
+        found = tree(self, name)
+        (place / "answers/0.csv").unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(Storage, "tree", then_one_is_gone)
+    assert read() == ([NOTHING[0], answered(1, 1), *NOTHING[2:]], [])

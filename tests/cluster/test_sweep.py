@@ -20,6 +20,8 @@ TOGETHER = 2
 CURVATURES, BUDGETS, FUNCTIONS = (1.0, 0.001), (0.01,), ("halo", "random")
 CELLS = set(product(CURVATURES, BUDGETS, FUNCTIONS))
 
+pytestmark = pytest.mark.faults
+
 
 @dataclass(frozen=True)
 class Sweep:

@@ -1,5 +1,7 @@
 """Class sets: the lookup from file ids, the YAML files that define them, and what is wrong with bad ones."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,8 @@ import pytest
 from halo_ray.data.classes import IGNORE, ClassSet, class_set
 from halo_ray.data.synthetic import CLASSES
 from halo_ray.errors import InputError
+from halo_ray.storage import Storage
+from halo_ray.stored import stored_classes
 
 
 @pytest.mark.parametrize(
@@ -136,3 +140,61 @@ def test_palette_holds_the_given_colours_or_one_of_its_own_for_every_class() -> 
     made = ClassSet("mine", tuple(f"c{i}" for i in range(34))).palette()
     assert made.dtype == np.uint8
     assert made.shape == np.unique(made, axis=0).shape == (34, 3)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("traffic sign", "traffic  sign"),
+        ("traffic sign", "trafficsign"),
+        ("road", "road "),
+        ("road", "\u2003road"),
+        ("a\u00a0b", "a b"),
+        ("road", "ro\u200bad"),
+        ("caf\u00e9", "cafe\u0301"),
+    ],
+)
+def test_names_that_look_the_same_but_for_spaces_are_refused(names: tuple[str, str]) -> None:
+    with pytest.raises(InputError) as error:
+        ClassSet("mine", ("sky", *names))
+    assert all(repr(name) in str(error.value) for name in ("mine", *names)[1:])
+    assert "mine" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["", " ", "\u3000", "\u200b"])
+def test_an_empty_name_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=r"mine.*is empty"):
+        ClassSet("mine", ("sky", name))
+
+
+def test_a_name_is_at_most_as_long_as_an_annotator_can_send() -> None:
+    ClassSet("mine", ("sky", "x" * 200))
+    with pytest.raises(InputError, match=r"mine.*xxx.*201 characters"):
+        ClassSet("mine", ("sky", "x" * 201))
+
+
+def test_names_may_differ_in_case_and_hold_spaces() -> None:
+    assert ClassSet("mine", ("Car", "car", " road", "traffic sign")).classes[2] == " road"
+
+
+@pytest.mark.parametrize("names", [["a", "a "], ["a", ""], ["a", "x" * 201]])
+def test_a_stored_class_set_is_checked_too(tmp_path: Path, names: list[str]) -> None:
+    storage = Storage(str(tmp_path))
+    stored = {**json.loads(json.dumps(asdict(ClassSet("mine", ("a", "b"))))), "classes": names}
+    storage.write_sealed("classes.json", stored)
+    with pytest.raises(InputError, match=r"classes\.json"):
+        stored_classes(storage)
+
+
+@pytest.mark.parametrize("named", ["", "name: s3://AKIA:{}@bucket/mine\n"])
+def test_a_set_is_called_by_its_place_without_secrets_whatever_the_key(
+    named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("halo_ray.data.classes.resolve", lambda uri: (None, uri))
+    found = []
+    for key in ("first/KEY", "rotated@KEY"):
+        text = f"{named.format(key)}classes: [road, car]"
+        monkeypatch.setattr("halo_ray.data.classes.read_file", lambda *_, text=text: text.encode())
+        found.append(class_set(f"s3://AKIA:{key}@bucket/classes.yaml?region=eu&secret_key={key}"))
+    assert found[0] == found[1]
+    assert found[0].name == ("s3://bucket/mine" if named else "s3://bucket/classes.yaml?region=eu")

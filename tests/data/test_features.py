@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,17 @@ def maps(seed: int, layout: str = "mixed") -> list[Tensor]:
 
 
 def features(experiment: Path | str = "", layout: str = "mixed") -> Features:
-    return Features(str(experiment), {SIZE: [MapShape.of(each) for each in maps(0, layout)]})
+    return Features(str(experiment), {SIZE: [MapShape.of(each) for each in maps(0, layout)]}, "key")
+
+
+def packed(stored: list[Tensor], name: str = "features/pool/a.upright") -> bytes:
+    """What a file of that name holds."""
+    return pack(stored, name, "key")
+
+
+def content(stored: list[Tensor]) -> bytes:
+    """The same without its digest, as it is read."""
+    return packed(stored)[:-32]
 
 
 @pytest.mark.parametrize("layout", ["first", "last", "mixed"])
@@ -51,7 +62,7 @@ def features(experiment: Path | str = "", layout: str = "mixed") -> Features:
 def test_maps_come_back_to_the_last_bit_and_in_their_layout(images: int, layout: str) -> None:
     stored = [maps(seed, layout) for seed in range(images)]
     stored[0][0][0, 0, 0, :4] = torch.tensor([float("nan"), float("inf"), -0.0, 1e-42])
-    found = features(layout=layout).maps([pack(each) for each in stored], SIZE)
+    found = features(layout=layout).maps([content(each) for each in stored], SIZE)
     for place, one in enumerate(found):
         expected = torch.cat([each[place] for each in stored])
         assert one.dtype == torch.float32
@@ -63,25 +74,42 @@ def test_maps_come_back_to_the_last_bit_and_in_their_layout(images: int, layout:
 def test_a_file_holds_the_maps_one_after_another_as_they_lie_in_memory() -> None:
     one = maps(1, "mixed")
     expected = [one[0].permute(0, 2, 3, 1), *one[1:]]
-    assert pack(one) == b"".join(each.contiguous().numpy().tobytes() for each in expected)
+    held = b"".join(each.contiguous().numpy().tobytes() for each in expected)
+    digest = hashlib.sha256(b"key\npool/a.upright\n" + held).digest()
+    assert pack(one, "features/pool/a.upright", "key") == held + digest
     assert [MapShape.of(each) for each in one] == [(*SHAPES[0], True), (*SHAPES[1], False), (*SHAPES[2], False),
                                                    (*SHAPES[3], False)]  # fmt: skip
 
 
 def test_other_dtypes_are_stored_as_float32() -> None:
     halves = [each.bfloat16() for each in maps(2)]
-    assert pack(halves) == pack([each.float() for each in halves])
-    assert pack([each.double() for each in maps(2)]) == pack(maps(2))
+    assert packed(halves) == packed([each.float() for each in halves])
+    assert packed([each.double() for each in maps(2)]) == packed(maps(2))
 
 
 @pytest.mark.parametrize("change", [-4, -1, 4])
 def test_a_file_of_another_length_says_what_to_delete(change: int) -> None:
-    data = pack(maps(0))
+    data = packed(maps(0), "features/x/a.upright")
     wrong = data[:change] if change < 0 else data + bytes(change)
-    assert features().read(File("a.upright", lambda: data), SIZE) == data
+    assert features().read(File("x/a.upright", lambda: data), SIZE) == data[:-32]
     pattern = rf"features b\.upright has {len(wrong)} bytes instead of {len(data)}: delete stages/features\.json"
     with pytest.raises(InputError, match=pattern):
         features().read(File("b.upright", lambda: wrong), SIZE)
+
+
+@pytest.mark.parametrize("what", ["bit", "half", "image", "side", "experiment"])
+def test_a_file_of_other_content_image_or_experiment_is_refused(what: str) -> None:
+    data, name, key = packed(maps(0), "features/x/a.upright"), "x/a.upright", "key"
+    if what == "bit":
+        data = data[:40] + bytes([data[40] ^ 1]) + data[41:]
+    elif what == "half":
+        data = bytes(len(data) // 2) + data[len(data) // 2 :]
+    else:
+        name = {"image": "x/b.upright", "side": "x/a.mirrored"}.get(what, name)
+        key = "other" if what == "experiment" else key
+    found = Features("", features().shapes, key)
+    with pytest.raises(InputError, match=r"delete stages/features\.json"):
+        found.read(File(name, lambda: data), SIZE)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -114,7 +142,8 @@ def fill(experiment: Path, ids: list[str], split: str) -> dict[tuple[str, bool],
     for image in ids:
         for mirrored in (False, True):
             stored[image, mirrored] = maps(hash((split, ids.index(image), mirrored)) % 2**31)
-            Storage(str(experiment)).write(feature_file(split, image, mirrored), pack(stored[image, mirrored]))
+            name = feature_file(split, image, mirrored)
+            Storage(str(experiment)).write(name, packed(stored[image, mirrored], name))
     return stored
 
 
@@ -198,5 +227,5 @@ def test_images_and_features_become_what_a_segmenter_takes() -> None:
     found = network_input([image.tobytes() for image in images], SIZE, None, "cpu")
     np.testing.assert_array_equal(found.numpy(), images)
     stored = [maps(seed) for seed in (5, 6)]
-    found = network_input([pack(each) for each in stored], SIZE, features(), "cpu")
+    found = network_input([content(each) for each in stored], SIZE, features(), "cpu")
     assert all(same(one, torch.cat(pair)) for one, pair in zip(found, zip(*stored, strict=True), strict=True))

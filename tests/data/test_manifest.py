@@ -6,7 +6,6 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from halo_ray.data import manifest
 from halo_ray.data.listing import MANIFEST
 from halo_ray.data.manifest import SPLITS, DataConfig, Splits, list_splits, load_splits, save_splits, sizes
 from halo_ray.data.readers import SplitConfig
@@ -57,20 +56,6 @@ def test_a_split_without_labels_is_named(tmp_path: Path, split: str) -> None:
     config = replace(config, **{split: replace(getattr(config, split), labels=None)})
     with pytest.raises(InputError, match=rf"data\.{split}\.labels"):
         list_splits(config, str(tmp_path), 0)
-
-
-@pytest.mark.parametrize("split", SPLITS)
-def test_an_image_id_that_stands_twice_is_named(monkeypatch: pytest.MonkeyPatch, split: str) -> None:
-    def list_split(config: SplitConfig, root: str, *, key: str, seed: int) -> pa.Table:
-        names = ("a", "twin", "twin", "twin", *"ppqqrrsstt", "z") if key == f"data.{split}" else ("a", "b")
-        return table(*((name, 1, 1) for name in sorted(names)))
-
-    monkeypatch.setattr(manifest, "list_split", list_split)
-    with pytest.raises(InputError, match=rf"data\.{split}.*'p', 'q', 'r', 's', 't' and 1 more stand more than once"):
-        list_splits(DataConfig(), "", 0)
-    monkeypatch.setattr(manifest, "NAMED_IDS", 6)
-    with pytest.raises(InputError, match="'t', 'twin' stand more than once"):
-        list_splits(DataConfig(), "", 0)
 
 
 def test_an_image_in_both_pool_and_validation_is_named(tmp_path: Path) -> None:

@@ -132,7 +132,6 @@ def test_listed_files_can_be_read_whatever_the_root_and_the_name(tmp_path: Path,
         ({"reader": "gtav", "split": "train"}, r"data\.pool.*'train'.*list_file"),
         ({"reader": "foldr"}, r"data\.pool\.reader.*'foldr'.*'folder'"),
         ({"reader": "synthetic", "split": "tagret", "scenes": 1}, r"data\.pool.*tagret"),
-        ({"reader": "synthetic", "split": "target", "scenes": 1, "height": 8}, r"data\.pool\.height"),
     ],
 )
 def test_what_is_not_there_is_named(tmp_path: Path, config: dict, part: str) -> None:

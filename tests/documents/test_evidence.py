@@ -12,8 +12,12 @@ import pytest
 from pages import README, ROOT, blocks, section
 
 from halo_ray.config import identity, parse_config
+from halo_ray.errors import InputError
+from halo_ray.storage import Storage
+from halo_ray.sweep.directory import RESULTS
 from halo_ray.sweep.study import Study, Table, read_study
 from halo_ray.sweep.study_results import bought_text, radius_text, study_text, table_text
+from halo_ray.sweep.study_runs import read_results
 
 PRESETS = ROOT / "jobs/presets"
 PAGE = PRESETS / "evidence_camvid.md"
@@ -40,6 +44,17 @@ def figures(text: str) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def study() -> Study:
     return read_study(PRESETS / "studies/evidence_camvid.yaml", parse_config(["--preset", "evidence_camvid"], PRESETS))
+
+
+def test_a_study_goes_on_from_the_file(found: dict[str, Any], tmp_path: Path) -> None:
+    """As the page says, and knows whether it was edited."""
+    data = (PRESETS / "evidence_camvid.json").read_bytes()
+    storage = Storage(str(tmp_path))
+    storage.write(RESULTS, data)
+    assert read_results(storage) == {key: value for key, value in found.items() if key != "sha256"}
+    storage.write(RESULTS, data.replace(b'"seed": 0', b'"seed": 1', 1))
+    with pytest.raises(InputError, match=RESULTS):
+        read_results(storage)
 
 
 def test_every_trial_of_the_study_is_there(found: dict[str, Any], study: Study) -> None:

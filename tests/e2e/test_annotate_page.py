@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ import pytest
 from asked import CLASSES, Round, ask, page
 from browser import in_a_browser, open_browser
 from ray_head import ROOT, until
+from run_that_reads import bought_labels
 
 KEYS = dict(zip((*CLASSES.classes, "can't tell"), [*"123456789ab", "0"], strict=True))
 
@@ -252,20 +254,126 @@ def test_what_cannot_be_served_is_said(tmp_path: Path) -> None:
     for arguments in (("--port", "99999"), ("--host", "no.such.host.example")):
         code, said = run(asked.storage.root, *arguments)
         assert code == 2
-        assert "cannot be listened at" in said
+        assert arguments[0] in said
+        assert arguments[1] in said
     asked.storage.delete("requests/round-001/requests.jsonl")
     code, said = run(asked.storage.root)
     assert code == 2
     assert "asks nothing now (there is no requests/round-001/requests.jsonl)" in said
 
 
-def test_ends_with_ctrl_c(tmp_path: Path) -> None:
-    with page(ask(tmp_path, 1)) as (process, address):
-        assert (
-            http(address)[0] == 200
-        )  # it listens to signals now, even where the shell that began the tests ignores them
-        process.send_signal(signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_gives_the_lock_back(tmp_path: Path, number: signal.Signals) -> None:
+    asked = ask(tmp_path, 1)
+    with page(asked) as (process, address):
+        assert http(address)[0] == 200  # it listens to signals now, even where the shell that began the tests does not
+        process.send_signal(number)
         _, err = process.communicate(timeout=30)
         assert process.returncode == 0, err
         assert err == ""
     assert not list((tmp_path / "run/requests/round-001").glob("page/lock/*"))
+
+
+def act(address: str, name: str, **told: str) -> tuple[int, str]:
+    status, said = http(address, name, json.dumps(told).encode())
+    return status, said.decode()
+
+
+class Talker:
+    """Somebody who answers by themselves as fast as they can, as the page does, until nothing more is asked."""
+
+    def __init__(self, name: str, address: str) -> None:
+        self.name, self.address, self.accepted, self.refused = name, address, dict[str, str](), 0
+        self.waited = 0
+        self.thread = threading.Thread(target=self.work)
+        self.thread.start()
+
+    def work(self) -> None:
+        status, said = act(self.address, "take", client=self.name)
+        turn = 0
+        while status == 200 and (region := json.loads(said)["region"]) is not None:
+            turn += 1
+            time.sleep(0.05)
+            label = CLASSES.classes[turn % 11]
+            status, said = self.certain("answer", client=self.name, id=region["id"], label=label)
+            if status == 200:
+                self.accepted[region["id"]] = label
+                if turn % 3 == 0:
+                    status, said = self.certain("undo", client=self.name, turn=str(turn))
+                    if status == 200:
+                        del self.accepted[region["id"]]
+        self.refused += status == 409
+
+    def certain(self, name: str, **told: str) -> tuple[int, str]:
+        while (done := act(self.address, name, **told))[0] == 503:
+            self.waited += 1
+            time.sleep(0.02)
+        return done
+
+
+def reads(asked: Round, seconds: float, what: str) -> int:
+    command = [sys.executable, "tests/run_that_reads.py", asked.storage.root, "1", str(seconds), what]
+    return subprocess.run(command, cwd=ROOT, timeout=120, stdout=subprocess.DEVNULL).returncode
+
+
+def test_what_the_page_accepts_is_what_a_run_of_another_process_buys(tmp_path: Path) -> None:
+    asked = ask(tmp_path, 3000)
+    with page(asked) as (_, address):
+        talkers = [Talker(name, address) for name in ("anna", "ben", "caroline")]
+        assert reads(asked, 0.3, "wait") == 0
+        assert reads(asked, 0.3, "die") == -signal.SIGKILL
+        before = sum(len(each.accepted) for each in talkers)
+        until(lambda: sum(len(each.accepted) for each in talkers) > before + 9, "answers after the run has died", 60)
+        assert reads(asked, 0.3, "buy") == 0
+        for each in talkers:
+            each.thread.join(timeout=60)
+    accepted = {region: label for each in talkers for region, label in each.accepted.items()}
+    assert accepted == bought_labels(asked.storage, 1, CLASSES) == asked.answers
+    assert sum(each.waited for each in talkers) > 0
+    code, said = run(asked.storage.root)
+    assert (code, "asks nothing now (there is no requests/round-002" in said) == (2, True)
+
+
+@in_a_browser
+def test_a_tab_that_is_duplicated_is_somebody_else(tmp_path: Path, annotators: Callable[[str], Annotator]) -> None:
+    asked = ask(tmp_path, 6)
+
+    def client() -> str:
+        return str(anna.browser.execute_script("return client"))
+
+    with page(asked) as (_, address):
+        anna = annotators(address)
+        first, mine, tab = anna.region(), client(), anna.browser.current_window_handle
+        anna.browser.refresh()
+        assert (anna.region(), client()) == (first, mine)
+        anna.browser.execute_script("window.open(location.href)")  # which copies the session's storage too
+        other = next(each for each in anna.browser.window_handles if each != tab)
+        anna.browser.switch_to.window(other)
+        second, others = anna.region(), client()
+        assert second != first
+        assert others != mine
+        for _ in range(2):
+            anna.browser.refresh()
+            assert (anna.region(), client()) == (second, others)
+        anna.press("1")
+        anna.region(other_than=second)
+        anna.browser.switch_to.window(tab)
+        anna.browser.refresh()
+        assert (anna.region(), client()) == (first, mine)
+        anna.press(anna.keys.BACKSPACE)
+        until(lambda: "nothing to take back" in anna.text("said"), "that the answer was another's", 10)
+        assert set(asked.answers) == {second}
+
+
+@in_a_browser
+def test_the_page_says_that_the_round_has_been_read(tmp_path: Path, annotators: Callable[[str], Annotator]) -> None:
+    asked = ask(tmp_path, 6)
+    with page(asked) as (_, address):
+        anna = annotators(address)
+        first = anna.answer(asked)
+        second = anna.region(other_than=first)
+        assert reads(asked, 0, "buy") == 0
+        anna.press("1")
+        assert anna.region(other_than=second) == ""
+        assert "round 1 has been read" in anna.text("done")
+    assert set(asked.answers) == {first} == set(bought_labels(asked.storage, 1, CLASSES))

@@ -105,3 +105,49 @@ def test_what_is_wrong_is_one_sentence(
     assert inspect(job, config, tmp_path, *options) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert named in line
+
+
+@pytest.mark.parametrize("way", ["image", "label", "known label", "link to a label", "picture"])
+def test_no_file_of_the_data_is_written_over(
+    cluster: None, job: Job, config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str], way: str
+) -> None:
+    root = Path(config.data_root)
+    held = root / {"image": "night/images/2.jpg", "known label": "night/known/2.png"}.get(way, "night/labels/2.png")
+    named = held
+    shutil.copytree(root / "night/labels", root / "night/known")
+    if way == "link to a label":
+        named = tmp_path / "found.json"
+        named.symlink_to(held)
+    elif way == "picture":
+        named = Path(config.output_dir, "inspection/pool.png")
+        named.parent.mkdir(parents=True)
+        named.hardlink_to(held)
+    before = held.read_bytes()
+    options = [
+        f"--json={tmp_path / 'own.json' if way == 'picture' else named}",
+        "--data.known_labels=night/known/*.png",
+    ]
+    assert inspect(job, config, tmp_path, *options) == 2
+    assert (named.name if way == "picture" else str(named)) in capsys.readouterr().err
+    assert held.read_bytes() == before
+    assert named.samefile(held)
+
+
+def test_the_figures_replace_a_file_whole_and_may_go_to_a_device(
+    cluster: None, job: Job, config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    earlier = json.dumps({"class_set": "earlier", "splits": {}, "bad_records": []})
+    (tmp_path / "copy").write_text(earlier)
+    (tmp_path / "found.json").hardlink_to(tmp_path / "copy")
+    assert inspect(job, config, tmp_path) == 0
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert set(found) == {"class_set", "splits", "bad_records"}
+    assert found["splits"]
+    assert (tmp_path / "copy").read_text() == earlier
+    assert inspect(job, config, tmp_path, "--json=/dev/null") == 0
+    assert Path("/dev/null").is_char_device()
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign/thesis.tex").write_text("theirs")
+    assert inspect(job, config, tmp_path, f"--output_dir={tmp_path}/foreign") == 2
+    assert "thesis.tex" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "foreign").iterdir()] == ["thesis.tex"]

@@ -110,6 +110,7 @@ def requests(folder: Path) -> dict[str, tuple[str, int, int]]:
     return {line["id"]: (line["image"], line["y"], line["x"]) for line in lines}
 
 
+@pytest.mark.faults
 def test_partial_answers_buy_what_the_truth_does(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
     people, truth = tmp_path / "people", tmp_path / "truth"
     ended(start(truth), 0)

@@ -44,7 +44,9 @@ def pick(config: Config, number: int, checkpoint: str) -> tuple[bytes, bytes, di
 
 
 def with_pretrained(experiment: Config, config: Config) -> Config:
-    """``config``, with the pretrained model of a finished experiment in its directory."""
+    """``config``, begun, with the pretrained model of a finished experiment in its directory."""
+    with open_experiment(config):
+        pass
     shutil.copytree(Path(experiment.output_dir, PRETRAINED), Path(config.output_dir, PRETRAINED))
     return config
 
@@ -204,10 +206,10 @@ def test_bytes_of_the_ledger_do_not_depend_on_blocks(
     for blocks in (1, 4):
         copy = tmp_path / str(blocks)
         shutil.copytree(experiment.output_dir, copy)
-        for committed in (copy / at).parent.iterdir():  # else nothing would be asked again
-            committed.unlink()
         config = replace(experiment, output_dir=str(copy), execution=actors(1, blocks, 8))
         with open_experiment(config) as context:
+            for committed in (copy / at).parent.iterdir():  # else nothing would be asked again
+                committed.unlink()
             annotate(context, 1, chosen["selection"], chosen["candidates"], PRETRAINED)
         files.append((copy / at).read_bytes())
     assert files[0] == files[1]

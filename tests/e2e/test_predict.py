@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -139,12 +140,12 @@ def test_what_is_wrong_is_one_sentence(
         ((broken, images, out), r"broken.*(cannot be loaded|is damaged)"),
         ((good, empty, out), r"no image lies below .*empty"),
         ((good, tmp_path / "nowhere", out), r"no directory .*nowhere"),
-        ((good, alike, out), r"one\.jpg and one\.png .* same image id"),
+        ((good, alike, out), r"one\.jpg and .*one\.png .* same image id 'one'"),
         ((good, images, images / "out"), r"out lies within .*images"),
         ((good, images, images), r"images lies within .*images"),
         ((good, images / "day.jpg", images), r"images lies within .*images"),
         ((good, images, file), r"file cannot be written to"),
-        ((good, images, out, "--size", 0, 96), r"--size is 0 96"),
+        ((good, images, out, "--size", 0, 96), r"--size is \[0, 96\]"),
         ((good, images, out, "--size", 8, 8), r"smaller than the backbone's output stride"),
     ):
         assert predict(job, *arguments) == 2, message
@@ -153,6 +154,65 @@ def test_what_is_wrong_is_one_sentence(
         assert len(errors) == 1, said
         assert re.search(message, errors[0]), errors
     assert not out.exists() or not list(out.rglob("*.png"))
+
+
+def contents(folder: Path) -> dict[str, bytes | str]:
+    """What every name below a folder holds, or where it leads."""
+    return {
+        str(path.relative_to(folder)): os.readlink(path) if path.is_symlink() else path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_symlink() or path.is_file()
+    }
+
+
+def test_whatever_lies_among_the_images_and_the_results_the_others_are_written_and_nothing_else_changes(
+    experiment: Config, images: Path, job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, far = tmp_path / "out", tmp_path / "far"
+    far.mkdir()
+    (out / "taken.png").mkdir(parents=True)
+    (out / "behind").symlink_to(far)
+    names = ["taken", "mine", "behind/link", "x" * 251, "y" * 230, "small.overlay"]
+    for name in names:
+        (images / name).parent.mkdir(exist_ok=True)
+        shutil.copy(images / "small.png", images / f"{name}.png")
+    shutil.copy(images / "small.png", out / "mine.png")
+    os.mkfifo(images / "pipe.png")
+    (images / "dangling.jpg").symlink_to("nowhere")
+    (images / "again").symlink_to(".")
+    (images / "other name.png").hardlink_to(images / "small.png")
+    (images / "directory.png").mkdir()
+    before, there = [contents(images), contents(far)], contents(out)
+    assert predict(job, experiment.output_dir, images, out, "--overlay") == 0
+    assert [contents(images), contents(far)] == before
+    written = contents(out)
+    assert there.items() <= written.items()
+    kept = {"small": "other name"}  # the first in the alphabet
+    good = {f"{kept.get(name, name)}{end}" for name in (*NAMES, "y" * 230) for end in (".png", ".overlay.png")}
+    good |= {"small.overlay.png", "small.overlay.overlay.png"}  # small itself has another name
+    assert set(written) == {*there, *good}
+    said = capsys.readouterr().out
+    bad = ["taken", "mine", "behind/link", "x" * 251, "pipe", "directory"]
+    for name in ("dangling.jpg", *(f"{each}.png" for each in bad)):
+        assert f"image {images}/{name} is " in said, name
+    assert f"{images}/small.png" in said
+    assert predict(job, experiment.output_dir, images, out, "--overlay", "--on-bad-record=fail") == 2
+    assert contents(out) == written
+    assert "7 images" in capsys.readouterr().err
+
+
+def test_images_are_never_written_over(
+    experiment: Config, images: Path, job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, before = Path(experiment.output_dir, "pretrain/checkpoint"), contents(images)
+    (tmp_path / "alias").symlink_to(images)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/small.png").hardlink_to(images / "small.png")
+    for out in (tmp_path / "alias", tmp_path / "alias/below/deeper", tmp_path / "out"):
+        assert predict(job, checkpoint, images, out) == 2
+        assert str(out) in capsys.readouterr().err
+        assert contents(images) == before
+    assert contents(tmp_path / "out") == {"small.png": before["small.png"]}
 
 
 WITHOUT_RAY = """

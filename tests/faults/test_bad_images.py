@@ -1,7 +1,7 @@
 """Broken images and labels: each is a recorded skip that names the file, and its neighbours are as if it were not.
 
-Cases: 45 files as an image and as a label (90), 60 cuts, 9 that are no file; random ones (Hypothesis, always the same):
-150 images, 300 labels: 609.
+Cases: 45 files as an image and as a label (90), 60 cuts, 7 that are no file, 6 of 200 GiB, 4 others that cannot be
+read; random ones (Hypothesis, always the same): 150 images, 300 labels: 617.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from halo_ray.data.classes import ClassSet
+from halo_ray.data.classes import ClassSet, class_set
 from halo_ray.data.decoding import DecodeImages
 from halo_ray.data.images import read_mask
 from halo_ray.data.inspection import Inspection, InspectRecords, SplitInspection
 from halo_ray.data.layouts import folder
 from halo_ray.data.listing import MANIFEST
-from halo_ray.errors import BadRecordError
+from halo_ray.errors import BadRecordError, InputError
 from halo_ray.predict_images import ReadImages, find_images
 
 pytestmark = [
@@ -287,10 +287,68 @@ def test_what_is_no_file_is_a_skip_and_nobody_waits_for_it(tmp_path: Path, what:
         path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
 
 
-@pytest.mark.parametrize("what", ["pipe", "endless device"])
-def test_what_is_no_file_is_not_listed_as_an_image(tmp_path: Path, what: str) -> None:
-    for name in ("a.png", "z.png"):
-        (tmp_path / name).write_bytes(encoded(RGB))
-    NO_FILES[what](tmp_path / "m.png")
-    assert folder(str(tmp_path), images="*.png")["image_id"].to_pylist() == ["a", "z"]
-    assert find_images(str(tmp_path))["image_id"].to_pylist() == ["a", "z"]
+HUGE = 200 << 30
+"""Bytes of a sparse file, which takes none of the disk."""
+
+
+def huge(path: Path) -> Path:
+    path.write_bytes(encoded(RGB))  # a good beginning
+    os.truncate(path, HUGE)
+    return path
+
+
+def test_a_file_that_no_memory_holds_is_a_skip_and_is_not_read(tmp_path: Path) -> None:
+    for culprit in ("image", "label"):
+        table = rows(tmp_path, encoded(RGB), encoded(LABEL))
+        path = huge(tmp_path / f"bad {culprit}")
+        problems = InspectRecords(CLASSES)(table)["problem"].to_pylist()
+        assert problems[::2] == [None, None]
+        assert_one_sentence(problems[1], f"{culprit} {path}", str(HUGE))
+    problem = ReadImages((32, 32))(find_images(str(huge(tmp_path / "x.png"))))["problem"][0].as_py()
+    assert_one_sentence(problem, f"image {tmp_path}/x.png", str(HUGE))
+    refused(lambda: read_mask(str(huge(tmp_path / "mask.png"))), f"mask {tmp_path}/mask.png", str(HUGE))
+    huge(tmp_path / "list.txt")
+    refused(lambda: folder(str(tmp_path), images="*.png", list_file="list.txt"), f"{tmp_path}/list.txt", str(HUGE))
+    refused(lambda: class_set(str(huge(tmp_path / "classes.yaml"))), f"{tmp_path}/classes.yaml", str(HUGE))
+
+
+@pytest.mark.parametrize("where", ["halo_ray.data.images.read_file", "PIL.Image.open"])
+def test_a_file_for_which_there_is_too_little_memory_is_a_skip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    table = rows(tmp_path, encoded(RGB), encoded(LABEL))
+
+    def exhausted(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(where, exhausted)
+    for name, problem in zip(("a", "bad", "z"), InspectRecords(CLASSES)(table)["problem"].to_pylist(), strict=True):
+        assert_one_sentence(problem, f"image {tmp_path}/{name} image", "memory")
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o600])
+def test_a_file_that_its_mode_closes_is_a_skip_and_a_mount_that_refuses_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
+    """Who runs the tests may read everything, so another user is acted."""
+    table = rows(tmp_path, encoded(RGB), encoded(LABEL))
+    (tmp_path / "bad image").chmod(mode)
+
+    def closed(filesystem: object, path: str, most: int) -> bytes:
+        if path.endswith("bad image"):
+            raise PermissionError(13, "Permission denied", path)
+        return Path(path).read_bytes()
+
+    monkeypatch.setattr("halo_ray.data.images.read_file", closed)
+    monkeypatch.setattr("halo_ray.data.images.READ_PATIENCE", 0.1)
+    for name in ("geteuid", "getegid"):
+        monkeypatch.setattr(os, name, lambda: 54321)
+    monkeypatch.setattr(os, "getgroups", list)
+    if mode == 0o600:
+        problems = InspectRecords(CLASSES)(table)["problem"].to_pylist()
+        assert problems[::2] == [None, None]
+        assert_one_sentence(problems[1], f"image {tmp_path}/bad image", "Permission denied")
+    else:
+        with pytest.raises(InputError, match="bad image") as caught:
+            InspectRecords(CLASSES)(table)
+        assert not isinstance(caught.value, BadRecordError)

@@ -1,7 +1,7 @@
 """Damage to networks and their weights: a sentence that names the file, and no code in it is run.
 
-Cases: 18 descriptions of networks and 10 that nothing can be predicted with, 3 missing files, 120 random damages of a
-checkpoint and 120 of weights, 9 ways to pickle code, 24 files of no weights: 304.
+Cases: 23 descriptions of networks and 10 that nothing can be predicted with, 3 missing files, 120 random damages of a
+checkpoint and 120 of weights, 9 ways to pickle code, 24 files of no weights: 309.
 """
 
 from __future__ import annotations
@@ -52,7 +52,11 @@ DESCRIPTIONS: dict[str, Any] = {
             ("backbone", {"model_type": "zzz"}), ("backbone", {"model_type": "resnet", "depths": "x"}),
             ("backbone", {"model_type": "resnet", "hidden_sizes": [1]}),
             ("backbone", {"model_type": "resnet", "layer_type": 3}),
-            ("backbone", {"model_type": "resnet", "stage_names": [0]}),
+            ("backbone", {"model_type": "resnet", "stage_names": [0]}), ("backbone", {}),
+            ("backbone", {"model_type": "resnet", "_attn_implementation": "owner/repo"}),
+            ("backbone", {"model_type": "resnet", "hidden_sizes": [10**9] * 4}),
+            ("backbone", {"model_type": "detr", "backbone": "owner/repo", "use_pretrained_backbone": True}),
+            ("model", {"geometry": "flat"}),
         )
     },
 }  # fmt: skip

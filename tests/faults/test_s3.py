@@ -40,6 +40,8 @@ IN_URI = "AKIA5OFTHEURI", "secret+of/the+uri"
 
 RUN = "runs/dusk"
 
+pytestmark = pytest.mark.faults
+
 
 @dataclass(frozen=True)
 class Ended:

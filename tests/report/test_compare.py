@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-import yaml
 from report_page import Page
+from rewritten import rewrite_config, rewrite_records
 
 from halo_ray.config import Config
 from halo_ray.report.compare import groups
@@ -31,19 +31,19 @@ def make(experiment: Config, tmp_path: Path) -> Make:
     def making(name: str, shift: float = 0.0, **settings: object) -> Reported:
         at = tmp_path / name
         shutil.copytree(experiment.output_dir, at, ignore=shutil.ignore_patterns("lock", "report", "maps"))
-        config = yaml.safe_load((at / "config.yaml").read_text())
-        for key, value in settings.items():
-            section, _, rest = key.partition("__")
-            if rest:
-                config[section][rest] = value
-            else:
-                config[section] = value
-        (at / "config.yaml").write_text(yaml.safe_dump(config))
-        rows = [json.loads(line) for line in (at / "metrics.jsonl").read_text().splitlines()]
-        for row in rows:
-            row["miou"] += shift * row["round"]
-        (at / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return read_experiment(Storage(str(at)))
+
+        def change(config: dict[str, Any]) -> None:
+            for key, value in settings.items():
+                section, _, rest = key.partition("__")
+                if rest:
+                    config[section][rest] = value
+                else:
+                    config[section] = value
+
+        storage = Storage(str(at))
+        rewrite_config(storage, change)
+        rewrite_records(storage, lambda rows: [{**row, "miou": row["miou"] + shift * row["round"]} for row in rows])
+        return read_experiment(storage)
 
     return making
 

@@ -11,20 +11,27 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-import yaml
+from bad_input import assert_one_sentence
+from damage import reseal
 from PIL import Image
 from report_page import Page, check_numbers, metrics
+from rewritten import rewrite_config, rewrite_records, rewrite_table
+from small_experiments import tree
 
 from halo_ray.acquisition.stochastic import stochastic_keys
 from halo_ray.checkpoint import load_model
 from halo_ray.config import Config
 from halo_ray.data.images import read_image
+from halo_ray.errors import InputError
+from halo_ray.report import write
 from halo_ray.report.frames import frame_maps, sampled
+from halo_ray.report.page import render
 from halo_ray.report.reported import read_experiment
 from halo_ray.report.write import report
 from halo_ray.storage import Storage
@@ -71,7 +78,7 @@ def test_the_page_needs_nothing_else_and_the_files_beside_it_are_its_pictures(ex
     assert sorted(page.images) == sorted(beside.values())
     drawn = "quality class-iou bought-classes radius histograms frame-1 frame-2 frame-3 sampled-most sampled-least time"
     assert {*beside} == {f"{name}.png" for name in drawn.split()}
-    digests = json.loads((at / "files.json").read_text())
+    digests = json.loads((at / "files.json").read_text())["files"]
     for path in at.iterdir():
         if path.name != "files.json":
             assert digests[path.name] == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -113,25 +120,46 @@ def test_the_most_and_the_least_sampled_images_are_those_of_the_ledger(experimen
 
 
 def test_a_run_that_goes_on_is_reported_as_far_as_it_is_recorded(copy: Path) -> None:
-    rows = (copy / "metrics.jsonl").read_text().splitlines()
-    (copy / "metrics.jsonl").write_text("\n".join(rows[:2]) + "\n")
+    rewrite_records(Storage(str(copy)), lambda rows: rows[:2])
     page = reported(copy)
     check_numbers(page, copy)
     assert page.table("round")["round"] == ["0", "1"]
-    (copy / "metrics.jsonl").write_text(rows[0] + "\n")
+    rewrite_records(Storage(str(copy)), lambda rows: rows[:1])
     page = reported(copy)
     assert "Nothing was bought" in page.text
     assert not (copy / "report/frame-1.png").exists()  # of the report before
     assert not [finding for finding in verify_experiment(str(copy)).wrong if finding.place.startswith("report/")]
 
 
+def test_a_report_that_began_before_the_last_record_replaces_no_newer_one(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, before, rows = Storage(str(copy)), tree(copy / "report"), metrics(copy)
+    rewrite_records(storage, lambda rows: rows[:-1])
+
+    def drawn(*args: Any) -> bytes:
+        rewrite_records(storage, lambda _: rows)  # by the run, meanwhile
+        return render(*args)
+
+    monkeypatch.setattr(write, "render", drawn)
+    with pytest.raises(InputError, match=f"{copy} got a record"):
+        report([str(copy)], None, own_functions=False)
+    assert tree(copy / "report") == before
+    report([str(copy)], None, own_functions=False)
+    monkeypatch.undo()
+    rewrite_records(storage, lambda rows: rows[:-1])  # one that was taken from a copy
+    assert reported(copy).table("round")["round"][-1] == str(len(rows) - 2)
+
+
 def test_an_experiment_of_an_earlier_version_is_reported_without_what_it_did_not_record(copy: Path) -> None:
-    lines = metrics(copy)
-    for line in lines:
-        del line["class_radius"], line["class_share"], line["versions"]
+    for line in metrics(copy):
         marker = copy / f"stages/rounds/{line['round']:03d}/evaluate.json"
         edited(marker, lambda value: value["result"][0].pop("histograms"))
-    (copy / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    unknown = "class_radius", "class_share", "versions"
+    rewrite_records(
+        Storage(str(copy)),
+        lambda rows: [{key: value for key, value in row.items() if key not in unknown} for row in rows],
+    )
     page = reported(copy)
     assert "Radii of classes were not recorded" in page.text
     assert "Versions were not recorded" in page.text
@@ -144,7 +172,7 @@ def test_where_the_images_are_gone_the_page_says_so(copy: Path, dataset: Path) -
     table = pq.read_table(at)
     uris = [uri.replace(str(dataset), "/nowhere") for uri in table["image_uri"].to_pylist()]
     storage = Storage(str(copy))
-    storage.write_checked_table("manifests/pool.parquet", table.set_column(1, table.schema.field("image_uri"), [uris]))
+    rewrite_table(storage, "manifests/pool.parquet", table.set_column(1, table.schema.field("image_uri"), [uris]))
     page = reported(copy)
     assert page.text.count("is not shown: ") == 4  # two for each chapter, then no more is tried
     assert "/nowhere/night/images/" in page.text
@@ -168,9 +196,7 @@ def test_own_functions_are_imported_only_where_that_is_asked_for(
 ) -> None:
     (tmp_path / "scores_of_somebody.py").write_text("def twice(maps):\n    return 2 * maps.entropy\n")
     monkeypatch.syspath_prepend(tmp_path)
-    config = yaml.safe_load((copy / "config.yaml").read_text())
-    config["acquisition"]["function"] = "scores_of_somebody.twice"
-    (copy / "config.yaml").write_text(yaml.safe_dump(config))
+    rewrite_config(Storage(str(copy)), lambda config: config["acquisition"].update(function="scores_of_somebody.twice"))
     page = reported(copy)
     assert "scores_of_somebody" not in sys.modules
     assert "no acquisition map: scores_of_somebody.twice" in page.text
@@ -185,9 +211,8 @@ def test_own_functions_are_imported_only_where_that_is_asked_for(
 def test_names_are_text_whatever_they_hold(copy: Path) -> None:
     odd = "<script>alert(1)</script> $x$ & co"
     storage = Storage(str(copy))
-    text = "".join(json.dumps(row).replace('"road"', json.dumps(odd)) + "\n" for row in metrics(copy))
-    (copy / "metrics.jsonl").write_text(text)
-    edited(copy / "classes.json", lambda value: value["classes"].__setitem__(value["classes"].index("road"), odd))
+    rewrite_records(storage, lambda rows: json.loads(json.dumps(rows).replace('"road"', json.dumps(odd))))
+    reseal(storage, "classes.json", lambda value: value["classes"].__setitem__(value["classes"].index("road"), odd))
     assert storage.read_sealed("classes.json")["classes"][0] == odd
     page = reported(copy)
     assert "script" not in page.tags
@@ -195,20 +220,24 @@ def test_names_are_text_whatever_they_hold(copy: Path) -> None:
 
 
 def test_credentials_are_not_shown(copy: Path) -> None:
-    config = yaml.safe_load((copy / "config.yaml").read_text())
-    config["data_root"] = "s3://somebody:hunter2@bucket/data"
-    (copy / "config.yaml").write_text(yaml.safe_dump(config))
+    rewrite_config(Storage(str(copy)), lambda config: config.update(data_root="s3://somebody:hunter2@bucket/data"))
     at = copy / "manifests/pool.parquet"
     table = pq.read_table(at)
     uris = [f"{uri}?secret_key=hunter2" for uri in table["image_uri"].to_pylist()]
     table = table.set_column(1, table.schema.field("image_uri"), [uris])
-    Storage(str(copy)).write_checked_table("manifests/pool.parquet", table)
+    rewrite_table(Storage(str(copy)), "manifests/pool.parquet", table)
     text = reported(copy).text
-    assert "?secret_key=***" in text
+    assert "secret_key=***" in text
     assert "hunter2" not in text
 
 
-FILES = "config.yaml", "classes.json", "manifests/pool.parquet", "metrics.jsonl", "stages/rounds/001/evaluate.json"
+FILES = (
+    "config.yaml",
+    "classes.json",
+    "manifests/pool.parquet",
+    "stages/rounds/001/record.json",
+    "stages/rounds/001/evaluate.json",
+)
 
 
 @pytest.mark.parametrize("how", ["half", "empty", "gone"])
@@ -221,8 +250,9 @@ def test_a_damaged_file_is_named(
         (copy / name).unlink()
     else:
         (copy / name).write_bytes(data[: len(data) // 2] if how == "half" else b"")
-    if (name, how) == ("metrics.jsonl", "gone"):  # then nothing says that there was one
-        name = "has not evaluated a model yet"
+    if (name, how) == ("stages/rounds/001/record.json", "gone"):
+        assert job("report").main([str(copy), f"--out={tmp_path / 'out'}"]) == 0  # as if it had not got there yet
+        return
     assert job("report").main([str(copy), f"--out={tmp_path / 'out'}"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ")
@@ -250,3 +280,20 @@ def test_the_job_says_where_the_page_is(
     assert job("report").main([experiment.output_dir, f"--out={tmp_path / 'out'}"]) == 0
     assert capsys.readouterr().out == f"Report: {tmp_path / 'out/index.html'}\n"
     check_numbers(Page(tmp_path / "out/index.html"), Path(experiment.output_dir))
+
+
+def test_a_directory_that_is_not_ours_is_refused(
+    job: Job, experiment: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".hidden").touch()
+    assert job("report").main([experiment.output_dir, f"--out={out}"]) == 0
+    (out / "index.html").unlink()  # as if it had been killed
+    assert job("report").main([experiment.output_dir, f"--out={out}"]) == 0
+    (out / "files.json").unlink()
+    before = tree(out)
+    capsys.readouterr()
+    assert job("report").main([experiment.output_dir, f"--out={out}"]) == 2
+    assert_one_sentence(capsys.readouterr().err.rstrip("\n"), str(out), "name another directory")
+    assert tree(out) == before

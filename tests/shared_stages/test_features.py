@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rewritten import begin_stages
 from small_experiments import (
     FEATURES,
     PRETRAINED,
@@ -17,9 +18,9 @@ from small_experiments import (
     difference,
     entries,
     small,
-    tree,
 )
 
+from halo_ray.checkpoint import CHECKPOINT_FILES
 from halo_ray.config import Config
 from halo_ray.context import Context, open_experiment
 from halo_ray.data.transforms import AugmentationConfig
@@ -42,6 +43,12 @@ def on_features(config: Config, store: Path | None) -> Config:
     return changed(config, "execution.shared_stages", None if store is None else str(store))
 
 
+def maps(directory: str | Path) -> dict[str, bytes]:
+    """The content of all stored features, without their digests, which hold whose they are."""
+    root = Path(directory, FEATURES)
+    return {str(path.relative_to(root)): path.read_bytes()[:-32] for path in root.rglob("*") if path.is_file()}
+
+
 def pretrain(config: Config) -> Storage:
     with open_experiment(config) as context:
         Stages(context.storage).run("pretrain", train, context, PRETRAINED, start=None)
@@ -62,7 +69,7 @@ def featured(cluster: None, dataset: Path, tmp_path_factory: pytest.TempPathFact
 
 def test_two_experiments_read_the_same_feature_files(featured: tuple[Path, Config, Config], tmp_path: Path) -> None:
     store, first, alone = featured
-    expected = tree(Path(alone.output_dir, FEATURES))
+    expected = maps(alone.output_dir)
     assert len(expected) == 2 * 3 * 6
     second = changed(replace(first, output_dir=str(tmp_path / "second")), "model.curvature", 0.5)
     with computed() as calls:
@@ -70,13 +77,13 @@ def test_two_experiments_read_the_same_feature_files(featured: tuple[Path, Confi
     assert calls == []
     assert entries(store) == Counter(["inspection", "features"])
     (entry,) = store.glob("features-*")
-    assert tree(entry / FEATURES) == expected
+    assert maps(entry) == expected
     for config in (first, second):
         assert not Path(config.output_dir, FEATURES).exists()
         with open_experiment(config) as context:
             found = stored_features(context)
         assert found is not None
-        assert tree(Path(found.experiment, FEATURES)) == expected
+        assert maps(found.experiment) == expected
 
 
 def test_training_on_shared_features_gives_the_weights_of_own_ones(
@@ -111,7 +118,7 @@ def test_own_features_of_an_experiment_that_comes_to_share_mislead_no_other(
         with open_experiment(config) as context:
             found = stored_features(context)
         assert found is not None
-        assert tree(Path(found.experiment, FEATURES)) == tree(Path(featured[2].output_dir, FEATURES))
+        assert maps(found.experiment) == maps(featured[2].output_dir)
 
 
 def test_features_of_another_store_mislead_no_other(featured: tuple[Path, Config, Config], tmp_path: Path) -> None:
@@ -127,15 +134,16 @@ def test_features_of_another_store_mislead_no_other(featured: tuple[Path, Config
     with open_experiment(other) as context:
         found = stored_features(context)
     assert found is not None
-    assert tree(Path(found.experiment, FEATURES)) == tree(Path(featured[2].output_dir, FEATURES))
+    assert maps(found.experiment) == maps(featured[2].output_dir)
 
 
 def test_a_model_trained_on_features_of_another_result_is_nobodys_else(context: Context, tmp_path: Path) -> None:
     store = tmp_path / "store"
     config = on_features(context.config, store)
     for name, shared in (("same", ["cpu", "cpu"]), ("mixed", ["cuda", "cpu"])):
-        storage = Storage(str(tmp_path / name))
-        storage.write(f"{PRETRAINED}/model.json", b"{}")
+        storage = begin_stages(Storage(str(tmp_path / name)))
+        for file in CHECKPOINT_FILES:
+            storage.write(f"{PRETRAINED}/{file}", b"{}")
         for stage, device in zip(("features", "pretrain"), shared, strict=True):
             on = replace(context, config=changed(config, "execution.device", device), storage=storage)
             stages_of(on).run(stage, lambda: {"checkpoint": PRETRAINED, "shared": None})

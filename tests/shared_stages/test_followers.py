@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from rewritten import begin_stages
 from small_experiments import (
     PIXELS,
     PRETRAINED,
@@ -28,6 +29,7 @@ import halo_ray.experiment
 import halo_ray.inspected
 from halo_ray.acquisition.budget import image_limit, plan_budget
 from halo_ray.annotations.annotate import annotate
+from halo_ray.checkpoint import CHECKPOINT_FILES
 from halo_ray.config import Config
 from halo_ray.context import Context, open_experiment
 from halo_ray.errors import InputError
@@ -83,10 +85,14 @@ def test_it_ends_as_if_it_had_been_alone(shared: Shared) -> None:
 
 def pick(config: Config, pretrained: Config) -> tuple[bytes, bytes, Calls]:
     """Selection and ledger of the first round with the pretrained model of another, and what had to be scored."""
-    shutil.copytree(Path(pretrained.output_dir, PRETRAINED), Path(config.output_dir, PRETRAINED))
+
+    def copied() -> dict[str, str]:
+        shutil.copytree(Path(pretrained.output_dir, PRETRAINED), Path(config.output_dir, PRETRAINED))
+        return {"checkpoint": PRETRAINED}
+
     with computed() as calls, open_experiment(config) as context:
         stages = stages_of(context)
-        stages.run("pretrain", lambda: {"checkpoint": PRETRAINED})
+        stages.run("pretrain", copied)
         scored = stages.run("rounds/001/score", halo_ray.experiment.score_pool, context, 1, PRETRAINED)
         chosen = select_regions(context, 1, **scored)
         annotate(context, 1, chosen["selection"], chosen["candidates"], PRETRAINED)
@@ -222,7 +228,9 @@ def test_what_was_begun_as_another_result_is_nobodys_else(context: Context, tmp_
         raise KeyboardInterrupt
 
     result = {"checkpoint": PRETRAINED}
-    Path(tmp_path, "experiment", PRETRAINED).mkdir(parents=True)
+    storage = begin_stages(Storage(str(tmp_path / "experiment")))
+    for file in CHECKPOINT_FILES:
+        storage.write(f"{PRETRAINED}/{file}", b"{}")
     with pytest.raises(KeyboardInterrupt):
         on("cuda").run("pretrain", killed)
     assert on("cpu").run("pretrain", lambda: result) == result

@@ -1,7 +1,8 @@
-"""What tests of studies share."""
+"""What tests of sweeps and studies share."""
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from studies import TREE, written
 
 from halo_ray.config import Config
 from halo_ray.sweep.study import Study, read_study
+from halo_ray.verification import sweeps
 
 
 @pytest.fixture
@@ -19,3 +21,9 @@ def base(tmp_path: Path) -> Config:
 @pytest.fixture
 def study(tmp_path: Path, base: Config) -> Study:
     return read_study(written(tmp_path, TREE), base)
+
+
+@pytest.fixture
+def trials_verified_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that leave trials as they are and verify what lies around them again and again."""
+    monkeypatch.setattr(sweeps, "verify_experiment", cache(sweeps.verify_experiment))

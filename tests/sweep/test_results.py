@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -12,21 +13,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_trials import ran, was_stopped
 from PIL import Image
 from scipy import stats
 
-from halo_ray.acquisition.budget import AcquisitionConfig, plan_budget
-from halo_ray.config import Config, config_to_yaml
-from halo_ray.context import report_stage
+from halo_ray.acquisition.budget import AcquisitionConfig
+from halo_ray.config import Config
 from halo_ray.intervals import half_interval
-from halo_ray.stages import Stages
 from halo_ray.storage import Storage
 from halo_ray.sweep.results import Cell, read_cells, table, write_results
-from halo_ray.sweep.space import FLOOR, Point, SearchSpace, configure, stopped_file
+from halo_ray.sweep.space import FLOOR, Point, SearchSpace
 
 CURVATURES, BUDGETS, FUNCTIONS = (0.5, 2.0), (0.01, 0.05), ("halo", FLOOR)
-SIZES = [(100, 100)] * 5
 ROUNDS = 2
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of files, which need not survive the loss of power."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture
@@ -42,30 +47,6 @@ def space(base: Config) -> SearchSpace:
 @pytest.fixture
 def wide(base: Config) -> SearchSpace:
     return SearchSpace.of(base, CURVATURES, BUDGETS, FUNCTIONS, 3)
-
-
-def ran(base: Config, point: Point, mious: list[float]) -> None:
-    """Leaves a trial as an experiment does: with one mIoU for each round, 0 first; finished if there is one for all."""
-    config = configure(base, point)
-    storage, plan = Storage(config.output_dir), plan_budget(config.acquisition, SIZES)
-    storage.write("config.yaml", config_to_yaml(config).encode())
-    storage.write_sealed("plan.json", {"budget": point.budget, "rounds": [asdict(each) for each in plan]})
-    storage.write_sealed("classes.json", {})
-    Stages(storage).run("pretrain", dict)
-    pixels = [9 * sum(each.regions for each in plan[:number]) for number in range(len(mious))]
-    rows = [
-        {"round": number, "miou": miou, "pixels": bought, "budget_spent": bought / 50_000}
-        for number, (miou, bought) in enumerate(zip(mious, pixels, strict=True))
-    ]
-    storage.write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
-    if len(mious) == ROUNDS + 1:
-        Stages(storage).run(report_stage(ROUNDS), dict)
-
-
-def was_stopped(base: Config, point: Point, mious: list[float]) -> None:
-    """Leaves a trial as the scheduler does that stops it."""
-    ran(base, point, mious)
-    Storage(base.output_dir).write_json(stopped_file(point), {"round": len(mious) - 1, "miou": mious[-1]})
 
 
 Mious = dict[Point, float]
@@ -191,8 +172,7 @@ def test_a_trial_that_never_began_is_missing(base: Config, space: SearchSpace) -
     gone = tuple(point for point in space.points() if (point.budget, point.acquisition) == (0.05, "halo"))
     one = Point(0.5, 0.01, "halo", 2)
     mious = run_all(base, space, but=(*gone, one))
-    # A trial that was killed while it pretrained has no record either.
-    Stages(Storage(configure(base, one).output_dir)).run("pretrain", dict)
+    ran(base, one, [])  # killed before its first record
     cells = by_key(read_cells(base, space))
     assert (0.5, 0.05, "halo") not in cells
     assert len(cells) == len(BUDGETS) * len(FUNCTIONS) - 1
@@ -265,7 +245,7 @@ def test_the_files_say_the_same(base: Config, space: SearchSpace) -> None:
     stopped = Point(0.5, 0.01, "halo", 1)
     run_all(base, space, but=(stopped, Point(0.5, 0.05, FLOOR, 0)))
     was_stopped(base, stopped, [0.2, 0.9])
-    cells = write_results(base, space)
+    cells = write_results(Storage(base.output_dir), base, space)
     stored = json.loads(Path(base.output_dir, "results.json").read_text())
     assert stored == [asdict(cell) for cell in cells]
     lines = list(csv.DictReader(io.StringIO(Path(base.output_dir, "results.csv").read_text())))
@@ -290,17 +270,17 @@ def picture(base: Config) -> np.ndarray:
 def test_the_plot_shows_a_panel_for_each_curvature_and_what_was_found(base: Config) -> None:
     space = SearchSpace.of(base, CURVATURES, BUDGETS, FUNCTIONS, 1)
     run_all(base, space)
-    write_results(base, space)
+    write_results(Storage(base.output_dir), base, space)
     first = picture(base)
     assert min(first.shape[:2]) > 300
     assert len(np.unique(first.reshape(-1, 3), axis=0)) > 50
     ran(base, Point(2.0, 0.05, "halo", 0), [0.2, 0.3, 0.9])
-    write_results(base, space)
+    write_results(Storage(base.output_dir), base, space)
     assert (picture(base) != first).any()
     one = replace(base, output_dir=str(Path(base.output_dir, "one")))
     alone = SearchSpace.of(one, [0.5], BUDGETS, FUNCTIONS, 1)
     run_all(one, alone)
-    write_results(one, alone)
+    write_results(Storage(one.output_dir), one, alone)
     assert picture(one).shape[1] < first.shape[1]
 
 
@@ -312,7 +292,7 @@ def test_the_plot_holds_each_function_in_its_colour(base: Config) -> None:
     for left_out in (None, *colors):
         own = replace(base, output_dir=str(Path(base.output_dir, str(left_out))))
         run_all(own, space, but=tuple(point for point in space.points() if point.acquisition == left_out))
-        write_results(own, space)
+        write_results(Storage(own.output_dir), own, space)
         # The last panel's legend names all functions; the first panel has what was found alone.
         panel = picture(own)
         panel = panel[:, : panel.shape[1] // 2]
@@ -322,12 +302,12 @@ def test_the_plot_holds_each_function_in_its_colour(base: Config) -> None:
 
 @pytest.mark.usefixtures("no_warnings")
 def test_results_can_be_written_at_any_time(base: Config, space: SearchSpace) -> None:
-    assert write_results(base, space) == []
+    assert write_results(Storage(base.output_dir), base, space) == []
     assert {value for values in shown(table([], space)).values() for value in values} == {"-"}
     assert picture(base).size
     for point in space.points()[:4]:
         ran(base, point, [0.2])  # nothing bought yet, which a logarithmic axis cannot show
-    cells = write_results(base, space)
+    cells = write_results(Storage(base.output_dir), base, space)
     assert {cell.pixels for cell in cells} == {0}
     assert {cell.finished for cell in cells} == {0}
     assert picture(base).size

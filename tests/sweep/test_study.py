@@ -10,12 +10,13 @@ from types import ModuleType
 
 import pytest
 import yaml
+from made_trials import begun
 from small_experiments import changed
 from studies import FOUR, TREE, written
 
 from halo_ray.config import Config, identity
 from halo_ray.errors import InputError
-from halo_ray.sweep.space import configure, open_sweep
+from halo_ray.sweep.space import configure
 from halo_ray.sweep.study import Case, Study, read_study
 from halo_ray.sweep.variants import typed_settings, with_settings
 
@@ -114,10 +115,10 @@ def test_a_file_that_is_no_study_is_named(content: bytes, tmp_path: Path, base: 
 
 
 def test_a_study_may_grow_but_its_base_stays(study: Study, base: Config) -> None:
-    open_sweep(base, study)
-    open_sweep(changed(base, "acquisition.budget", 0.03), Study({"x": {}}, study.tables[:1]))
+    begun(base, study, "study")
+    begun(changed(base, "acquisition.budget", 0.03), Study({"x": {}}, study.tables[:1]), "study")
     with pytest.raises(InputError, match=r"model\.embedding \(there 64\)"):
-        open_sweep(changed(base, "model.embedding", 32), study)
+        begun(changed(base, "model.embedding", 32), study, "study")
 
 
 def test_a_study_is_of_its_preset_unless_the_options_say_what_to_try(

@@ -28,7 +28,8 @@ WRONG = [
 def test_a_wrong_setting_is_named_with_its_value(key: str, value: object) -> None:
     with pytest.raises(InputError) as caught:
         TrainingConfig(**{key: value})
-    assert str(caught.value).startswith(f"training.{key} is {value}: ")
+    shown = list(value) if isinstance(value, tuple) else value
+    assert str(caught.value).startswith(f"training.{key} is {shown}: ")
 
 
 @pytest.mark.parametrize("key", ["source", "target", "negative", "consistency"])

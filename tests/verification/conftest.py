@@ -1,42 +1,23 @@
-"""A copy of a finished experiment for every test, and what does not depend on it computed once."""
+"""A copy of a finished experiment for every test."""
 
 from __future__ import annotations
 
-import hashlib
 import shutil
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from halo_ray import stored_config
-from halo_ray.checkpoint import load_model
-from halo_ray.config import Config, config_from_yaml
+from halo_ray.config import Config
 from halo_ray.lock import locked
-from halo_ray.models.segmenter import Segmenter
 from halo_ray.storage import Storage
-from halo_ray.verification import checkpoints
 from halo_ray.verification.findings import Findings
 from halo_ray.verification.verify import verify_experiment
 
 
-@pytest.fixture(scope="session", autouse=True)
-def quick() -> Iterator[None]:
-    """The same networks and configurations are read again and again by these tests."""
-    built: dict[str, Segmenter] = {}
-
-    def load_once(storage: Storage, name: str) -> Segmenter:
-        files = [storage.read(f"{name}/{file}") for file in ("model.json", "model.safetensors")]
-        key = hashlib.sha256(b"".join(files)).hexdigest()
-        if key not in built:
-            built[key] = load_model(storage, name)
-        return built[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoints, "load_model", load_once)
-        patch.setattr(stored_config, "config_from_yaml", cache(config_from_yaml))
-        yield
+@pytest.fixture(autouse=True)
+def quick(built_once: None) -> None:
+    """All of these tests verify."""
 
 
 @pytest.fixture

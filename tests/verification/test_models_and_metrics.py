@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from damage import rejson, reseal
+from damage import rejson, remark, reseal
 from safetensors.torch import load, save
 
 from halo_ray.storage import Storage
@@ -24,6 +24,7 @@ def rewrite(copy: Storage, file: str, data: bytes) -> None:
     copy.write(f"{AT}/{file}", data)
     digest = hashlib.sha256(data).hexdigest()
     reseal(copy, f"{AT}/training.json", lambda state: state["files"].update({file: digest}))
+    remark(copy, f"{AT}/{file}")
 
 
 def test_weights_are_finite(copy: Storage, expect: Expect) -> None:

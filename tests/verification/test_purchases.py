@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,10 +11,10 @@ import pyarrow as pa
 import pytest
 from damage import candidates, moved, redigest, region, reseal, rewrite_candidates, rewrite_ledger, rows
 from PIL import Image
+from rewritten import rewrite_config
 from small_experiments import PIXELS
 
 from halo_ray.annotations.ledger import LEDGER, Ledger
-from halo_ray.config import config_from_yaml, config_to_yaml
 from halo_ray.storage import Storage
 from halo_ray.verification.findings import Findings
 from halo_ray.verification.purchases import region_pixels_of
@@ -205,11 +204,9 @@ def test_candidates_of_what_was_bought_before_are_found(copy: Storage, expect: E
 
 
 def test_what_is_never_picked_is_kept(copy: Storage, tmp_path: Path, expect: Expect) -> None:
-    config = config_from_yaml(copy.read("config.yaml"), "config.yaml")
     mask = np.zeros(SIZE, np.uint8)
     first = Ledger(copy).read(2, first=1).to_pylist()[0]
-    acquisition = replace(config.acquisition, never=str(tmp_path / "never.png"))
-    copy.write("config.yaml", config_to_yaml(replace(config, acquisition=acquisition)).encode())
+    rewrite_config(copy, lambda config: config["acquisition"].update(never=str(tmp_path / "never.png")))
     findings = verify_experiment(copy.uri)
     assert findings.wrong == []
     assert "acquisition.never was not checked" in str(findings.notes)

@@ -12,6 +12,7 @@ from types import ModuleType
 
 import pytest
 from damage import ORDER, candidates, flip, undo
+from rewritten import rewrite_config
 from small_experiments import PIXELS, tree
 
 from halo_ray.annotations.ledger import Ledger
@@ -58,7 +59,10 @@ def test_what_killed_runs_left_is_noted(copy: Storage) -> None:
             "rounds/001/candidates/deadbeef/function=halo/a.parquet",
             "an attempt that was killed",
         ),
-        "plan.json.0123.tmp": ("plan.json.0123.tmp", "was being written"),
+        ".halo_ray-0123456789abcdef-0123456789ab.tmp": (
+            ".halo_ray-0123456789abcdef-0123456789ab.tmp",
+            "was being written",
+        ),
         "rounds/007": ("rounds/007/selection.json", "no round of a plan of 2"),
     }
     for name, _ in left.values():
@@ -71,36 +75,17 @@ def test_what_killed_runs_left_is_noted(copy: Storage) -> None:
     assert any("no selection reads it" in each.what for each in findings.notes)
 
 
-def test_candidates_may_be_deleted(copy: Storage) -> None:
-    copy.clear("rounds/001/candidates")
-    findings = verify_experiment(copy.uri)
-    assert findings.wrong == []
-    assert {each.place.rpartition("=")[2] for each in findings.notes} == {"halo", "entropy"}
-    assert all("cannot be checked" in each.what for each in findings.notes)
-
-
 def test_a_run_that_is_under_way_is_named(copy: Storage) -> None:
-    held = {"run": "a", "process": asdict(Process.own()), "seconds": 120, "beat": 3, "released": False}
+    held = {"run": "a", "unclean": [], "process": asdict(Process.own()), "seconds": 120, "beat": 3, "released": False}
     copy.write("lock/00009999.json", sealed(held))
     for stage in ORDER[-8:]:
         copy.delete(f"stages/{stage}.json")
     findings = verify_experiment(copy.uri)
     assert findings.wrong == []
-    assert "works on the experiment" in str(findings.notes)
+    assert "works on it" in str(findings.notes)
     held["process"]["started"] -= 1000  # the number was given to another process since
     copy.write("lock/00009999.json", sealed(held))
     assert "has died" in str(verify_experiment(copy.uri).notes)
-
-
-def test_an_earlier_version_stored_fewer_digests(copy: Storage) -> None:
-    plan = copy.read_sealed("plan.json")
-    copy.write_json("plan.json", plan)
-    copy.delete("manifests/pool.parquet.sha256")
-    copy.delete(f"{candidates(copy, 1, 'halo').rpartition('/')[0]}/_files.json")
-    findings = verify_experiment(copy.uri)
-    assert findings.wrong == []
-    assert len(findings.notes) == 3
-    assert all("earlier version" in each.what for each in findings.notes)
 
 
 def test_an_experiment_may_be_prepared_for_others_and_asked_for_more(configure: Callable[[], Config]) -> None:
@@ -121,7 +106,7 @@ def test_it_may_lie_in_a_bucket(copy: Storage, s3: ObjectStore) -> None:
     assert (findings.wrong, findings.notes) == ([], [])
     s3.client().delete_object(Bucket=s3.bucket, Key="verified/rounds/001/selection.json")
     (found,) = verify_experiment(s3.uri("verified")).wrong
-    assert str(found) == "rounds/001/selection.json: is gone: restore it from a copy"
+    assert str(found).startswith("rounds/001/selection.json: is gone")
 
 
 def test_the_job_says_what_is_wrong(
@@ -134,9 +119,9 @@ def test_the_job_says_what_is_wrong(
     flip(copy, "rounds/002/checkpoint/model.safetensors")
     assert main([copy.uri]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[:2] for line in lines[:-1]] == [
-        ["wrong", " rounds/002/checkpoint/model.safetensors"],
+    assert sorted(line.split(":")[:2] for line in lines[:-1]) == [
         ["wrong", " rounds/001/selection.json"],
+        ["wrong", " rounds/002/checkpoint/model.safetensors"],
     ]
     assert lines[-1].endswith("2 wrong, 0 notes")
     assert main([str(tmp_path / "nothing")]) == 2
@@ -144,9 +129,8 @@ def test_the_job_says_what_is_wrong(
 
 
 def test_it_starts_no_ray_and_runs_no_code_of_the_experiment(copy: Storage, tmp_path: Path) -> None:
-    text = copy.read("config.yaml").decode()
     (tmp_path / "own.py").write_text("raise SystemExit('imported')\n")
-    copy.write("config.yaml", text.replace("function: halo", "function: own.score", 1).encode())
+    rewrite_config(copy, lambda config: config["acquisition"].update(function="own.score"))
     shutil.copy(ROOT / "jobs/verify.py", tmp_path / "job.py")
     check = "import ray, sys, job; code = job.main(sys.argv[1:]); assert not ray.is_initialized(); sys.exit(code)"
     done = subprocess.run(
