@@ -208,7 +208,7 @@ class _Lock:
         """Gives signs of life; whatever else goes wrong with that than a storage that is away ends the run."""
         try:
             interval = self._seconds / BEATS
-            own = replace(self.holding, storage=Storage(self._storage.uri, patience=interval))
+            own = replace(self.holding, storage=self._storage.with_patience(interval))
             mine = own.storage.guarded(own)  # whoever lost it must not write its old one again
             while not over.wait(interval):
                 self._beat += 1

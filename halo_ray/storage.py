@@ -113,6 +113,10 @@ class Storage:
         """The same, with that guard."""
         return Storage(self.uri, self.patience, guard, self._top)
 
+    def with_patience(self, seconds: float) -> Storage:
+        """The same, where what fails is tried again for that long."""
+        return Storage(self.uri, seconds, self.guard, self._top)
+
     def check_writable(self, key: str = "output_dir") -> None:
         """Raises InputError, which says that ``key`` named it, where a file cannot be created in this directory."""
         name = f"{WRITE_TEST}{uuid.uuid4().hex}"

@@ -26,6 +26,7 @@ from halo_ray.data.synthetic import CLASSES, render_scene
 from halo_ray.execution import ExecutionConfig
 from halo_ray.models.build import MODEL_FILE, WEIGHTS_FILE
 from halo_ray.models.segmenter import Segmenter
+from halo_ray.secret import Secrets
 from halo_ray.storage import Storage
 from halo_ray.verification import checkpoints
 
@@ -45,6 +46,12 @@ def write_dataset(root: Path) -> Path:
             Image.fromarray(label).save(root / split / "labels" / f"{index}.png")
     (root / "classes.yaml").write_text(f"name: streets\nclasses: {list(CLASSES)}\n")
     return root
+
+
+@pytest.fixture(autouse=True)
+def own_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test calls a secret is a word of another's sentences."""
+    monkeypatch.setattr("halo_ray.secret._SECRETS", Secrets())
 
 
 @pytest.fixture(scope="session")

@@ -124,4 +124,4 @@ def read_ended(storage: Storage) -> Ended | None:
 def write_ended(storage: Storage, kind: Kind, trials: Mapping[str, str]) -> None:
     """Says how a sweep has ended, when its results stand."""
     files = {name: sha256(storage.read(name)) for name in (RESULTS,) if kind == "study"}
-    storage.write_sealed(ENDED, {"sweep": sweep_id(storage), "trials": dict(trials), "files": files})
+    storage.write_sealed(ENDED, {"sweep": sweep_id(storage), "trials": dict(sorted(trials.items())), "files": files})

@@ -18,7 +18,7 @@ from halo_ray.sweep.status import FINISHED, OPEN, STOPPED, settle, status, stopp
 from halo_ray.sweep.store import check_store
 from halo_ray.sweep.study import Study
 from halo_ray.sweep.study_results import write_study
-from halo_ray.sweep.study_runs import recorded_runs, restore_results
+from halo_ray.sweep.study_runs import recorded_runs, restore_results, runs_elsewhere
 from halo_ray.sweep.trials import SweepConfig, run_trials
 
 AnySpace = TypeVar("AnySpace", bound=Space)
@@ -47,8 +47,7 @@ def run_study(base: Config, study: Study, how: SweepConfig) -> dict[str, Any]:
     base = _absolute(base)
     with open_sweep(base, "study") as storage:
         restore_results(storage, base, study)
-        there = storage.directories(TRIALS)
-        known = {name: run for name, run in recorded_runs(base, study).items() if name not in there}
+        known = runs_elsewhere(storage, recorded_runs(base, study))
         if known:
             said = f"{len(known)} of {len(study.points())} trials stand in {RESULTS} already, with these settings"
             print(f"{said}; that their images and weights were the same is taken for granted", flush=True)
@@ -56,7 +55,7 @@ def run_study(base: Config, study: Study, how: SweepConfig) -> dict[str, Any]:
         def write(storage: Storage, base: Config, _: Study, finished: Collection[str]) -> dict[str, Any]:
             return write_study(storage, base, study, known, finished)
 
-        return _run(storage, base, replace(study, done=frozenset(known)), how, "study", write)
+        return _run(storage, base, replace(study, done=frozenset(known)), how, "study", write, known)
 
 
 def _absolute(base: Config) -> Config:
@@ -65,8 +64,15 @@ def _absolute(base: Config) -> Config:
 
 
 def _run(
-    storage: Storage, base: Config, space: AnySpace, how: SweepConfig, kind: Kind, write: Write[AnySpace, Found]
+    storage: Storage,
+    base: Config,
+    space: AnySpace,
+    how: SweepConfig,
+    kind: Kind,
+    write: Write[AnySpace, Found],
+    known: Collection[str] = (),
 ) -> Found:
+    """Runs what is not done and writes what was found; ``known`` are finished trials without a directory of theirs."""
     begin_sweep(storage, base, space, kind)
     trials = {trial.name: trial for trial in space.points()}
     # Damage, and a directory that holds another experiment, are named before any trial begins.
@@ -88,7 +94,7 @@ def _run(
     for name, stands in now.items():
         if stands == STOPPED:
             settle(base, trials[name])
-    write_ended(storage, kind, now)
+    write_ended(storage, kind, dict.fromkeys(known, FINISHED) | now)
     return found
 
 

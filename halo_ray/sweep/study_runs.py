@@ -10,10 +10,13 @@ from halo_ray.annotations.ledger import Ledger
 from halo_ray.config import Config, identity
 from halo_ray.data.classes import IGNORE
 from halo_ray.errors import InputError
+from halo_ray.patience import StorageError
 from halo_ray.results import Row, has_metrics, read_metrics
+from halo_ray.stages import Stages
 from halo_ray.storage import Storage, digest_of, sealed, sha256
+from halo_ray.stored_config import CONFIG, read_stored_config, unsigned_config
 from halo_ray.sweep.directory import ENDED, RESULTS, read_ended
-from halo_ray.sweep.space import as_texts, configure
+from halo_ray.sweep.space import TRIALS, as_texts, configure
 from halo_ray.sweep.status import FINISHED, status
 from halo_ray.sweep.study import Case, Study
 
@@ -55,6 +58,32 @@ def recorded_runs(base: Config, study: Study) -> dict[str, dict[str, Any]]:
     held = held_runs(Storage(base.output_dir))
     names = ((case.name, (case.variant, case.budget, case.seed, _settings(base, case))) for case in study.points())
     return {name: held[key] for name, key in names if key in held} if held else {}
+
+
+def runs_elsewhere(storage: Storage, known: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Those of ``known`` whose trial has no directory in ``storage``, or one that was begun with other settings."""
+    there = storage.directories(TRIALS)
+
+    def has_directory(name: str, run: Mapping[str, Any]) -> bool:
+        if name not in there:
+            return False
+        begun = begun_identity(storage.below(f"{TRIALS}/{name}"))
+        return begun is None or settings_of(begun) == run["settings"]
+
+    return {name: run for name, run in known.items() if not has_directory(name, run)}
+
+
+def begun_identity(trial: Storage) -> dict[str, Any] | None:
+    """The identity keys with which the directory of a trial was begun; None where they cannot be read."""
+    try:
+        data, experiment = trial.read(CONFIG), Stages(trial).experiment
+        unsigned_config(data, experiment)
+        stored = read_stored_config(data)
+    except StorageError:
+        raise
+    except (InputError, FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return identity(stored.config) | {"acquisition.function": stored.function, "annotation.oracle": stored.oracle}
 
 
 def restore_results(storage: Storage, base: Config, study: Study) -> None:

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 from halo_ray.atomic import unfinished_owner
-from halo_ray.config import identity
 from halo_ray.errors import InputError
 from halo_ray.features import STAGE
 from halo_ray.patience import StorageError
@@ -17,7 +16,7 @@ from halo_ray.seals import broken
 from halo_ray.stage_order import report_stage
 from halo_ray.stages import Stages, marker_file
 from halo_ray.storage import WRITE_TEST, Storage
-from halo_ray.stored_config import CONFIG, PLAN, StoredConfig, read_stored_config, unsigned_config
+from halo_ray.stored_config import CONFIG, PLAN, unsigned_config
 from halo_ray.sweep.directory import BASE, ENDED, RESULTS, SWEEP, Ended, read_ended, read_sweep, sweep_id
 from halo_ray.sweep.results import Last, cells_of, repeated
 from halo_ray.sweep.space import SHARED, TRIALS, Point, SearchSpace, as_texts
@@ -25,7 +24,7 @@ from halo_ray.sweep.status import FINISHED, OPEN, STOPPED, STOPPED_TRIALS, read_
 from halo_ray.sweep.store import broken_store
 from halo_ray.sweep.study import Case
 from halo_ray.sweep.study_results import TEXT, text_of
-from halo_ray.sweep.study_runs import read_results, run_key, run_of, settings_of, wanted_keys
+from halo_ray.sweep.study_runs import begun_identity, read_results, run_key, run_of, settings_of, wanted_keys
 from halo_ray.verification.features import elsewhere
 from halo_ray.verification.findings import Findings
 from halo_ray.verification.leftovers import check_lock
@@ -139,10 +138,10 @@ class _Sweep:
             if not checked:
                 self._findings.note(f"{at}/{finding.place}", finding.what)
         self._stands[name] = _stands(trial)
-        stored = _stored(trial)
-        if name in self._points and stored is not None and self._told is not None:
+        begun = begun_identity(trial)
+        if name in self._points and begun is not None and self._told is not None:
             wanted = {**self._told["fixed"], **as_texts(_sets(self._points[name]))}
-            found = as_texts(_told(stored))
+            found = as_texts(begun)
             if different := sorted(key for key in {*wanted, *found} if wanted.get(key) != found.get(key)):
                 self._findings.add(f"{at}/{CONFIG}", f"has other {', '.join(different)} than the trial: {RESTORE}")
 
@@ -234,11 +233,12 @@ class _Sweep:
         """Checks a run against its trial, where that is there and has not run anew with other settings."""
         key = run_key(run)
         name = Case(*key[:3], settings={}).name
-        stored = _stored(self._trial(name)) if self._stands.get(name) == FINISHED else None
-        if stored is None or settings_of(_told(stored)) != key[3]:
+        trial = self._trial(name)
+        begun = begun_identity(trial) if self._stands.get(name) == FINISHED else None
+        if begun is None or settings_of(begun) != key[3]:
             return
         try:
-            if run_of(self._trial(name), key, stored.config.rounds) != run:
+            if run_of(trial, key, _rounds(trial) or 0) != run:
                 self._findings.add(RESULTS, f"says something else of {name} than its records: {RESTORE}")
         except StorageError:
             raise
@@ -274,19 +274,6 @@ def _rounds(trial: Storage) -> int | None:
         raise
     except (InputError, FileNotFoundError, KeyError, TypeError):
         return None
-
-
-def _stored(trial: Storage) -> StoredConfig | None:
-    """The configuration of a trial; None where it cannot be read, which verify_experiment has named."""
-    try:
-        return read_stored_config(trial.read(CONFIG))
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def _told(stored: StoredConfig) -> dict[str, Any]:
-    """The identity keys of a trial."""
-    return identity(stored.config) | {"acquisition.function": stored.function, "annotation.oracle": stored.oracle}
 
 
 def _sets(point: Point) -> dict[str, Any]:

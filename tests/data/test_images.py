@@ -96,6 +96,15 @@ def test_a_grey_label_of_few_bits_holds_its_ids(tmp_path: Path, bits: int) -> No
     np.testing.assert_array_equal(read_label(str(tmp_path / "x.png"), plain), ids)
 
 
+def test_what_stands_behind_the_end_of_a_png_is_no_part_of_it(tmp_path: Path) -> None:
+    """Some cameras append data of their own there, in which nothing is a chunk with a checksum."""
+    pixels = noise(6, 4, 3)
+    uri = saved(Image.fromarray(pixels), tmp_path / "x.png")
+    with (tmp_path / "x.png").open("ab") as file:
+        file.write(struct.pack(">I", 4) + b"IDAT" + b"none" + b"sum?")
+    np.testing.assert_array_equal(read_image(uri), pixels)
+
+
 @pytest.mark.parametrize(
     ("mode", "pixels"),
     [("RGB", noise(6, 4, 3)), ("RGBA", noise(6, 4, 4)), ("I;16", np.ones((6, 4), np.uint16)), ("1", noise(6, 4) > 9)],

@@ -231,7 +231,7 @@ def test_a_uri_that_leads_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     refused(lambda: Root(uri))
     refused(lambda: Storage(uri).check_writable())
-    refused(lambda: class_set(f"{uri}.yaml" if "://" not in uri else f"{uri}?x=/c.yaml"), "x")
+    refused(lambda: class_set(f"{uri}/c.yaml"), "c.yaml")
 
 
 CREDENTIALS = [
