@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 import yaml
 from damage import remark
 
-from halo_ray.results import derived
+from halo_ray.results import derived, recorded
 from halo_ray.stages import BEGIN, Stages
 from halo_ray.storage import Storage, round_directory
 from halo_ray.stored_config import CONFIG, signed_config, unsigned_config
@@ -27,7 +26,7 @@ def rewrite_config(storage: Storage, change: Callable[[dict[str, Any]], object])
 
 def rewrite_records(storage: Storage, change: Callable[[list[Row]], list[Row]]) -> None:
     """Changes the records of all rounds; those that are missing then were never made."""
-    before = [json.loads(line) for line in storage.read("metrics.jsonl").splitlines()]
+    before = recorded(Stages(storage))
     rows = change(before)
     for number in range(len(before)):
         name = f"stages/{round_directory(number)}/record.json"

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import yaml
 
+CURVATURES, BUDGETS, FUNCTIONS = (0.5, 1.0, 2.0), (0.01, 0.002), ("halo", "entropy")
+"""Of a sweep."""
+
 TREE = {
     "variants": {
         "random": {"acquisition.function": "random"},

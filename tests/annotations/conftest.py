@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 from round_of_people import CLASSES, PLACES, RADIUS, ROUND, SIZES, WHY
+from small_round import Clock
 
 from halo_ray.annotations.export import export
 from halo_ray.annotations.folder import folder, with_ids
@@ -46,6 +47,11 @@ def storage(cluster: None, requests: pa.Table, tmp_path: Path) -> Storage:
 @pytest.fixture
 def place(storage: Storage) -> Path:
     return Path(folder(storage, ROUND).root)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture

@@ -10,24 +10,12 @@ from pathlib import Path
 
 import pytest
 from run_that_reads import buy
-from small_round import CLASSES, ask
+from small_round import CLASSES, Clock, ask
 
 from halo_ray.annotations.desk import SILENT_SECONDS, ConflictError, Desk
 from halo_ray.annotations.desk_files import Answer
 from halo_ray.errors import InputError
 from halo_ray.storage import Storage
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

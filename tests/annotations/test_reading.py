@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from run_that_reads import buy
-from small_round import CLASSES, ask
+from small_round import CLASSES, Clock, ask
 
 from halo_ray.annotations.desk import LOOK_SECONDS, ClosedError, ConflictError, Desk, UndecidedError
 from halo_ray.annotations.folder import MARKER, folder
@@ -32,18 +32,6 @@ def storage(tmp_path: Path) -> Storage:
 @pytest.fixture
 def place(storage: Storage) -> Path:
     return Path(folder(storage, 2).root)
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

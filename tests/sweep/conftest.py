@@ -6,9 +6,10 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from studies import TREE, written
+from studies import BUDGETS, CURVATURES, FUNCTIONS, TREE, written
 
 from halo_ray.config import Config
+from halo_ray.sweep.space import SearchSpace
 from halo_ray.sweep.study import Study, read_study
 from halo_ray.verification import sweeps
 
@@ -16,6 +17,11 @@ from halo_ray.verification import sweeps
 @pytest.fixture
 def base(tmp_path: Path) -> Config:
     return Config(output_dir=str(tmp_path / "study"))
+
+
+@pytest.fixture
+def space(base: Config) -> SearchSpace:
+    return SearchSpace.of(base, CURVATURES, BUDGETS, FUNCTIONS, 2)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 from damage import reseal
 from made_trials import begun, ran, was_stopped
 from small_experiments import changed, kept
-from studies import ONE, written
+from studies import BUDGETS, CURVATURES, FUNCTIONS, ONE, written
 
 from halo_ray import root
 from halo_ray.config import Config, config_from_yaml, identity
@@ -30,8 +30,6 @@ from halo_ray.sweep.space import SWEPT, SearchSpace
 from halo_ray.sweep.status import FINISHED, OPEN, STOPPED, forget_stopped, read_stopped, status, stopped_file
 from halo_ray.sweep.study import Study
 from halo_ray.sweep.trials import SweepConfig
-
-CURVATURES, BUDGETS, FUNCTIONS = (0.5, 1.0, 2.0), (0.01, 0.002), ("halo", "entropy")
 
 ODD = {
     "empty": b"",
@@ -56,16 +54,6 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "space": lambda data: data + b" ",
     **{name: lambda _, content=content: content for name, content in ODD.items()},
 }
-
-
-@pytest.fixture
-def base(tmp_path: Path) -> Config:
-    return Config(output_dir=str(tmp_path / "sweep"))
-
-
-@pytest.fixture
-def space(base: Config) -> SearchSpace:
-    return SearchSpace.of(base, CURVATURES, BUDGETS, FUNCTIONS, 2)
 
 
 @pytest.fixture(autouse=True)

@@ -9,22 +9,11 @@ from pathlib import Path
 
 import pytest
 from small_experiments import changed
+from studies import BUDGETS, CURVATURES, FUNCTIONS
 
 from halo_ray.config import Config, identity
 from halo_ray.errors import InputError
 from halo_ray.sweep.space import FLOOR, SWEPT, Point, SearchSpace, configure
-
-CURVATURES, BUDGETS, FUNCTIONS = (0.5, 1.0, 2.0), (0.01, 0.002), ("halo", "entropy")
-
-
-@pytest.fixture
-def base(tmp_path: Path) -> Config:
-    return Config(output_dir=str(tmp_path / "sweep"))
-
-
-@pytest.fixture
-def space(base: Config) -> SearchSpace:
-    return SearchSpace.of(base, CURVATURES, BUDGETS, FUNCTIONS, 2)
 
 
 def test_every_combination_is_tried_once(space: SearchSpace) -> None:
