@@ -8,20 +8,13 @@ import pytest
 from kills import CELLS, Cell, Nodes, Undisturbed, run_cell
 from ray_head import listed
 
-QUICK = {("driver", "annotate"), ("training worker", "train")}
-"""Cells of `make test`, with seed 0: the others take more than an hour."""
+pytestmark = pytest.mark.faults
+"""More than an hour. In `make test` a driver is killed by e2e/test_job.py, a worker by training/test_stage.py."""
 
 
 def cells() -> list[object]:
     every = [Cell(victim, stage, seed) for seed in (0, 1) for victim, stages in CELLS.items() for stage in stages]
-    return [
-        pytest.param(
-            cell,
-            id=str(cell),
-            marks=[] if (cell.victim, cell.stage) in QUICK and cell.seed == 0 else [pytest.mark.faults],
-        )
-        for cell in every
-    ]
+    return [pytest.param(cell, id=str(cell)) for cell in every]
 
 
 @pytest.mark.parametrize("cell", cells())
