@@ -61,7 +61,7 @@ def surroundings(root: Path) -> Path:
 def _picture(path: Path, mode: str = "RGB") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.linear_gradient("L").resize((100, 72)).convert(mode)
-    (picture if mode == "RGB" else picture.point(lambda value: 0)).save(path)
+    (picture if mode == "RGB" else picture.point(lambda value: 0)).save(path, "PNG")
 
 
 def _frames(tree: Path, outside: Path, chance: random.Random) -> None:
