@@ -12,6 +12,7 @@ import yaml
 
 from halo_ray.acquisition.budget import BUDGET
 from halo_ray.config import Config, identity
+from halo_ray.data.local import what_is
 from halo_ray.errors import InputError, one_line
 from halo_ray.shared_keys import pretraining_settings
 from halo_ray.storage import safe_name
@@ -110,6 +111,8 @@ def read_study(path: Path, base: Config) -> Study:
     Raises:
         InputError: the file cannot be read, or something in it cannot be used.
     """
+    if (what := what_is(str(path))) is not None:  # a pipe might never end
+        raise InputError(f"{path} cannot be read: it is {what}")
     try:
         tree = load_yaml(path.read_bytes())
     except OSError as error:

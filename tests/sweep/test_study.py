@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -112,6 +113,12 @@ def test_a_file_that_is_no_study_is_named(content: bytes, tmp_path: Path, base: 
     file.write_bytes(content)
     with pytest.raises(InputError, match=r"study\.yaml (is no YAML|must hold)"):
         read_study(file, base)
+
+
+def test_a_pipe_in_the_place_of_a_study_is_named_and_not_waited_for(tmp_path: Path, base: Config) -> None:
+    os.mkfifo(tmp_path / "study.yaml")
+    with pytest.raises(InputError, match=r"study\.yaml .* a pipe"):
+        read_study(tmp_path / "study.yaml", base)
 
 
 def test_a_study_may_grow_but_its_base_stays(study: Study, base: Config) -> None:
